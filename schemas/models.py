@@ -1,0 +1,75 @@
+"""The `ModelRelease` contract: one immutable release of one task, named by what is in it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct
+
+from schemas.fields import Count, Sha256, TaskName, Time, Unit
+
+
+class Blob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A content-addressed file of a release."""
+
+    sha256: Sha256
+    size: Count
+
+
+class GateReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Why a candidate became a release, or did not.
+
+    Attributes:
+        accepted: the decision.
+        reason: one sentence with the figure that decided.
+        rows: held-out rows it was decided on.
+        challenger: score of the candidate on them, 0 to 1.
+        champion: score of the release it replaces, 0 to 1; absent for a first release.
+        worst_label: the label that lost most, with its loss.
+        worst_loss: how much that label lost, 0 to 1.
+    """
+
+    accepted: bool
+    reason: str
+    rows: Count
+    challenger: Unit
+    champion: Unit | None = None
+    worst_label: str | None = None
+    worst_loss: Unit | None = None
+
+
+class ModelRelease(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The manifest of a release. The topic is compacted by task: its newest value is what should serve.
+
+    Attributes:
+        version: `NNNNNN-xxxxxxxx`: a count within the task and the start of the hash over the blobs.
+        parent: version it replaces.
+        kind: task kind, such as `classify`.
+        strategy: name of the learning strategy.
+        backbone: name of the encoder it started from.
+        blobs: name to content: `encoder`, `encoder_config`, `tokenizer`, `projection`, `head`.
+        positions: `topic/partition` to next offset: everything before it has been learned.
+        learned: examples learned in all.
+        labels: how many labels it knows.
+        gate: the gate's decision and figures.
+        rolled_back_from: set when an operator made an old release serve again.
+    """
+
+    ce_type: ClassVar[str] = "mindstream.model"
+
+    task: TaskName
+    version: Annotated[str, Meta(pattern=r"^[0-9]{6,}-[0-9a-f]{8}$")]
+    time: Time
+    kind: str
+    strategy: str
+    backbone: str
+    blobs: dict[str, Blob]
+    positions: dict[str, Count]
+    learned: Count
+    labels: Count
+    gate: GateReport
+    parent: str | None = None
+    rolled_back_from: str | None = None
+    contract: Literal[1] = 1
