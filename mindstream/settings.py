@@ -1,0 +1,435 @@
+"""Every setting, with its default, its unit and its rule: the only reader of the environment.
+
+Flags beat `MINDSTREAM_` variables, which beat the TOML file, which beats the defaults. Nested names
+are joined by two underscores: `kafka.servers` is `MINDSTREAM_KAFKA__SERVERS`. Wrong settings fail
+at start, all at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from schemas.errors import SettingsError
+
+EMBEDDED = "embedded"
+DEFAULT_FILE = Path("mindstream.toml")
+ENV_PREFIX = "MINDSTREAM_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Section):
+    """Where the events are."""
+
+    servers: str = Field(
+        EMBEDDED, min_length=1, description="brokers, host:port,host:port; or 'embedded'"
+    )
+    prefix: str = Field(
+        "mindstream",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="prefix of every topic and group",
+    )
+    partitions: int = Field(
+        4, ge=1, le=1024, description="partitions of a topic made by `topics create`"
+    )
+    replication: int = Field(
+        1, ge=1, le=10, description="copies of a topic made by `topics create`"
+    )
+    session_timeout_s: float = Field(
+        10.0,
+        ge=1.0,
+        le=300.0,
+        description="a worker silent for so long loses its partitions, seconds",
+    )
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        "plaintext", description="plaintext, ssl, sasl_plaintext or sasl_ssl"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    username: str = Field("", description="for sasl_*")
+    password: str = Field(
+        "", description="for sasl_*; better given as MINDSTREAM_KAFKA__PASSWORD", repr=False
+    )
+    ca_file: str = Field(
+        "", description="certificate authorities (PEM) for ssl and sasl_ssl; empty: the system's"
+    )
+
+    @model_validator(mode="after")
+    def _sasl_needs_a_user(self) -> KafkaSettings:
+        if self.security.startswith("sasl") and not (self.username and self.password):
+            raise ValueError(f"security {self.security!r} needs username and password")
+        return self
+
+
+class RedisSettings(_Section):
+    """Where labels wait and replay memory lives."""
+
+    url: str = Field(
+        EMBEDDED, description="redis:// or rediss:// address, or 'embedded'", repr=False
+    )
+    namespace: str = Field(
+        "mindstream", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="start of every key"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        if url != EMBEDDED and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must be 'embedded' or start with redis://, rediss:// or unix://")
+        return url
+
+
+class StoreSettings(_Section):
+    """Where releases are kept."""
+
+    url: str = Field(
+        "", description="folder, s3://, gs:// or any fsspec address; empty: <data_dir>/releases"
+    )
+    keep: int = Field(50, ge=2, le=100_000, description="releases of a task that are kept")
+
+
+class TaskSettings(_Section):
+    """One task of this deployment."""
+
+    kind: Literal["classify", "multilabel"] = Field(
+        "classify", description="classify: one label; multilabel: any number of labels"
+    )
+
+
+class ModelSettings(_Section):
+    """The encoder that all tasks start from."""
+
+    backbone: str = Field(
+        "all-MiniLM-L6-v2",
+        min_length=1,
+        description="all-MiniLM-L6-v2 (shipped), a local folder, or a Hugging Face name",
+    )
+    max_tokens: int = Field(128, ge=8, le=8192, description="longer texts are cut here, tokens")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto measures at start what is faster and good enough"
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="processor threads of a role; 0: half of the cores"
+    )
+
+
+class IngestSettings(_Section):
+    """Validate, de-duplicate, join late labels."""
+
+    port: int = Field(8081, ge=0, le=65_535, description="HTTP port of /healthz and /metrics")
+    label_ttl_s: float = Field(
+        7 * 86_400.0, gt=0, description="how long an interaction waits for its label, seconds"
+    )
+    remember_s: float = Field(
+        14 * 86_400.0,
+        gt=0,
+        description="how long an id is known, to drop repeats and take corrections, seconds",
+    )
+    shards: int = Field(
+        16, ge=1, le=1024, description="slots of the join state; never change on a live system"
+    )
+    max_message_bytes: int = Field(
+        1_048_576, ge=1024, description="larger messages go to dead letters, bytes"
+    )
+    max_age_days: float = Field(
+        3650.0, gt=0, description="older event times go to dead letters, days"
+    )
+    max_ahead_s: float = Field(
+        300.0, ge=0, description="event times further ahead go to dead letters, seconds"
+    )
+
+    @model_validator(mode="after")
+    def _remember_outlives_ttl(self) -> IngestSettings:
+        if self.remember_s < self.label_ttl_s:
+            raise ValueError(
+                f"remember_s ({self.remember_s:g}) must not be under "
+                f"label_ttl_s ({self.label_ttl_s:g})"
+            )
+        return self
+
+
+class ReplaySettings(_Section):
+    """Replay memory in Redis."""
+
+    policy: Literal["class-balanced", "reservoir"] = Field(
+        "class-balanced", description="which rows stay and which are drawn"
+    )
+    max_rows: int = Field(200_000, ge=1, description="rows of a task, at most")
+    max_bytes: int = Field(268_435_456, ge=1024, description="bytes of a task, at most")
+    held_out_share: float = Field(
+        0.05, ge=0.0, le=0.5, description="share of examples that never trains: the gate's probe"
+    )
+    held_out_rows: int = Field(2_000, ge=1, description="held-out rows of a task, at most")
+
+
+class GateSettings(_Section):
+    """When a candidate may replace the release that serves."""
+
+    margin: float = Field(0.01, ge=0, le=1, description="overall score it may lose, 0 to 1")
+    label_loss: float = Field(
+        0.34, ge=0, le=1, description="accuracy that one label may lose, 0 to 1"
+    )
+    min_label_rows: int = Field(
+        5, ge=1, description="held-out rows from which a single label counts"
+    )
+    rows: int = Field(512, ge=10, description="held-out rows that decide")
+
+
+class LearnSettings(_Section):
+    """The learner."""
+
+    port: int = Field(8082, ge=0, le=65_535, description="HTTP port of /metrics")
+    strategy: str = Field("two-speed", description="two-speed, er or naive")
+    batch_rows: int = Field(32, ge=1, le=4096, description="rows of a micro-batch, at most")
+    max_wait_s: float = Field(
+        0.1, ge=0, description="longest wait for a micro-batch to fill, seconds"
+    )
+    replay_rows: int = Field(
+        32, ge=0, le=4096, description="rows replayed beside each micro-batch (er)"
+    )
+    learning_rate: float = Field(
+        5e-5, gt=0, description="of the encoder, for strategies that train it"
+    )
+    head_learning_rate: float = Field(2e-3, gt=0, description="of the trained head")
+    projection_width: int = Field(
+        2048, ge=64, le=65_536, description="random features of the two-speed head"
+    )
+    release_every_s: float = Field(
+        1.0, gt=0, description="shortest time between two candidates, seconds"
+    )
+    checkpoint_every_s: float = Field(
+        30.0, gt=0, description="time between two checkpoints, seconds"
+    )
+    seed: int = Field(0, ge=0, description="of everything random")
+
+
+class ServeSettings(_Section):
+    """The server."""
+
+    port: int = Field(
+        8080, ge=0, le=65_535, description="HTTP port of /healthz /readyz /metrics /releases"
+    )
+    batch_rows: int = Field(256, ge=1, le=65_536, description="records taken at once, at most")
+    max_tokens: int = Field(8_192, ge=128, description="tokens of one forward pass, at most")
+    max_wait_s: float = Field(0.02, ge=0, description="longest wait for a batch to fill, seconds")
+    top: int = Field(3, ge=1, le=16, description="labels named in a prediction")
+
+
+class WatchSettings(_Section):
+    """Scores and drift."""
+
+    port: int = Field(8083, ge=0, le=65_535, description="HTTP port of /healthz and /metrics")
+    window: int = Field(1_000, ge=10, description="joined predictions in the rolling scores")
+    pair_ttl_s: float = Field(
+        7 * 86_400.0, gt=0, description="how long a prediction waits for its label, seconds"
+    )
+    adwin_delta: float = Field(
+        0.002, gt=0, lt=1, description="ADWIN on errors: chance of a false alarm"
+    )
+    page_hinkley_threshold: float = Field(
+        50.0, gt=0, description="Page-Hinkley on confidence: higher means fewer alarms"
+    )
+
+
+class WebSettings(_Section):
+    """The HTTP pages of all roles."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+
+
+class Settings(BaseSettings):
+    """All settings of a deployment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+    toml_file: ClassVar[Path | None] = None
+
+    data_dir: Path = Field(Path("mindstream-data"), description="checkpoints, releases and logs")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG to ERROR"
+    )
+    embedded_kafka: bool = Field(False, description="set by `mindstream up` for its roles")
+    kafka: KafkaSettings = KafkaSettings()  # type: ignore[call-arg]  # all fields have defaults
+    redis: RedisSettings = RedisSettings()  # type: ignore[call-arg]
+    store: StoreSettings = StoreSettings()  # type: ignore[call-arg]
+    model: ModelSettings = ModelSettings()  # type: ignore[call-arg]
+    ingest: IngestSettings = IngestSettings()  # type: ignore[call-arg]
+    replay: ReplaySettings = ReplaySettings()  # type: ignore[call-arg]
+    learn: LearnSettings = LearnSettings()  # type: ignore[call-arg]
+    gate: GateSettings = GateSettings()  # type: ignore[call-arg]
+    serve: ServeSettings = ServeSettings()  # type: ignore[call-arg]
+    watch: WatchSettings = WatchSettings()  # type: ignore[call-arg]
+    web: WebSettings = WebSettings()  # type: ignore[call-arg]
+    tasks: dict[str, TaskSettings] = Field(
+        {"intents": TaskSettings(kind="classify")},
+        min_length=1,
+        description="name and kind of each task",
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _task_names(cls, tasks: dict[str, TaskSettings]) -> dict[str, TaskSettings]:
+        import re
+
+        for name in tasks:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name):
+                raise ValueError(f"task name {name!r} must be lower case letters, digits, - and _")
+        return tasks
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then variables, then the TOML file."""
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        if cls.toml_file is not None:
+            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=cls.toml_file))
+        return tuple(sources)
+
+    @property
+    def store_url(self) -> str:
+        """Where releases are kept, resolved."""
+        return self.store.url or str(self.data_dir / "releases")
+
+
+def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read all settings, or fail with every problem at once.
+
+    Args:
+        file: a TOML file; by default `mindstream.toml` in the current folder, where there is one.
+        overrides: dotted names to values, from flags.
+
+    Returns:
+        Frozen settings.
+
+    Raises:
+        SettingsError: with one line a problem: name, value and rule.
+    """
+    named = file or (
+        Path(os.environ["MINDSTREAM_CONFIG"]) if "MINDSTREAM_CONFIG" in os.environ else None
+    )
+    if named is not None and not named.is_file():
+        raise SettingsError([f"settings file {named}: there is no such file"])
+    source = named or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    bound = type("BoundSettings", (Settings,), {"toml_file": source, "__module__": __name__})
+    try:
+        settings: Settings = bound(**_nested(overrides or {}))
+        return settings
+    except ValidationError as error:
+        raise SettingsError([_line(problem) for problem in error.errors()]) from error
+    except ValueError as error:  # a TOML file that cannot be parsed
+        raise SettingsError([f"settings file {source}: {error}"]) from error
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if value is None:
+            continue
+        *parents, last = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def _line(problem: Any) -> str:  # noqa: ANN401
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    rule = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; `mindstream config show` lists them"
+    shown = "***" if name.endswith(("password", "url")) else repr(problem.get("input"))
+    return f"{name} = {shown[:200]}: {rule[0].lower()}{rule[1:]}"
+
+
+def role_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[str, str]:
+    """Build the environment that hands settings to a role's process.
+
+    Args:
+        settings: what the parent runs with; every scalar is passed on, so that flags reach the
+            roles too.
+        overrides: dotted names to values that the parent decided, such as the address of an
+            embedded service.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+    for name, value in flatten(settings.model_dump(mode="json")).items():
+        environment[variable(name)] = str(value)
+    for name, text in overrides.items():
+        environment[variable(name)] = text
+    return environment
+
+
+def variable(name: str) -> str:
+    """Name the variable of a setting: `kafka.servers` is `MINDSTREAM_KAFKA__SERVERS`."""
+    return ENV_PREFIX + name.upper().replace(".", "__")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings into dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def environment_flag(name: str) -> str | None:
+    """Read a variable that is no setting, such as CI."""
+    return os.environ.get(name)
+
+
+def commented_file() -> str:
+    """Write every setting with its default, commented out, as a TOML file to start from."""
+    lines = [
+        "# Settings of mindstream. Every line shows a default; take away the # to change it.",
+        "",
+    ]
+    sections: list[tuple[str, type[BaseModel]]] = []
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            sections.append((name, kind))
+        elif name not in ("tasks", "embedded_kafka"):
+            lines += [f"# {field.description}", f"#{name} = {_toml(field.default)}"]
+    for name, kind in sections:
+        lines += ["", f"[{name}]  # {(kind.__doc__ or '').strip()}"]
+        for key, field in kind.model_fields.items():
+            lines += [f"# {field.description}", f"#{key} = {_toml(field.default)}"]
+    lines += [
+        "",
+        "# One section a task. kind: " + str(TaskSettings.model_fields["kind"].description),
+    ]
+    lines += ["[tasks.intents]", 'kind = "classify"', ""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

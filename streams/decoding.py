@@ -1,0 +1,146 @@
+"""Kafka records to contracts, or to dead letters.
+
+Owns what a record must satisfy beyond its contract (size, times) and the shape of a dead letter;
+must not know agents, joins or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from schemas import DeadLetter, codec
+from schemas.errors import DecodeError, MessageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One Kafka record as it came.
+
+    Attributes:
+        headers: name and value pairs, in order.
+        time: the record's Kafka timestamp.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+    time: datetime
+
+    @property
+    def position(self) -> str:
+        """Where it stands: `topic:partition:offset`."""
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a message must satisfy beyond its contract.
+
+    Attributes:
+        max_bytes: largest value, bytes.
+        max_age_s: how far in the past its time may lie, seconds.
+        max_ahead_s: how far in the future, seconds.
+    """
+
+    max_bytes: int = 1_048_576
+    max_age_s: float = 20 * 365 * 86_400.0
+    max_ahead_s: float = 300.0
+
+
+def record_of(message: Any) -> Record:  # noqa: ANN401
+    """Turn a Faust message into a record; a tombstone becomes an empty value."""
+    return make_record(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value,
+        headers=message.headers,
+        timestamp_s=message.timestamp,
+    )
+
+
+def make_record(
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]] | None,
+    timestamp_s: float,
+) -> Record:
+    """Build a record from what a client library hands over; headers may be pairs or a mapping."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
+    return Record(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        key=key,
+        value=value or b"",
+        headers=tuple((str(name), value or b"") for name, value in pairs),
+        time=datetime.fromtimestamp(max(0.0, timestamp_s), UTC),
+    )
+
+
+def decode_record(contract: type[T], record: Record, *, limits: Limits, now: datetime) -> T:
+    """Decode and check one record.
+
+    Args:
+        contract: what the topic carries.
+        record: as it came.
+        limits: size and time bounds.
+        now: the wall clock.
+
+    Returns:
+        The validated contract.
+
+    Raises:
+        DecodeError: it cannot be used; carries its bytes and a reason for people.
+    """
+    if len(record.value) > limits.max_bytes:
+        raise DecodeError(
+            f"too large: {len(record.value):,} bytes, at most {limits.max_bytes:,} are taken",
+            record.value,
+        )
+    message = codec.decode(contract, record.value, record.headers)
+    time: datetime | None = getattr(message, "time", None)
+    if time is not None:
+        age_s = (now - time).total_seconds()
+        if age_s < -limits.max_ahead_s:
+            raise DecodeError(
+                f"time: {time.isoformat()} is {-age_s:,.0f} s in the future, "
+                f"at most {limits.max_ahead_s:,.0f} s are allowed",
+                record.value,
+            )
+        if age_s > limits.max_age_s:
+            raise DecodeError(
+                f"time: {time.isoformat()} is {age_s / 86_400:,.0f} days old, "
+                f"at most {limits.max_age_s / 86_400:,.0f} are allowed",
+                record.value,
+            )
+    return message
+
+
+def dead_letter(
+    record: Record, error: MessageError, *, now: datetime, attempt: int = 1
+) -> DeadLetter:
+    """Write down a record that cannot be used, complete."""
+    return DeadLetter(
+        data=record.value,
+        key=record.key,
+        reason=error.reason,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        time=now,
+        attempt=attempt,
+    )
