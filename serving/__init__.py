@@ -1,0 +1,12 @@
+"""Answering and watching: models in, decisions and scores out. Knows no Kafka and no Faust.
+
+::
+
+    metrics.py    every metric in one list
+    releases.py   which release answers for each task; loads the next beside it, moves one reference
+    predictor.py  interactions -> predictions, one forward pass per encoder
+    batcher.py    length-sorted micro-batches, bounded by rows, tokens and wait
+    pairing.py    predictions meet their truths in Redis
+    quality.py    (truth, prediction) pairs -> prequential scores
+    drift/        one detector a file
+"""
