@@ -1,0 +1,299 @@
+"""The encoder: a pretrained transformer that turns texts into features, and its tokenizer.
+
+Owns loading, pooling, micro-batches and the encoder's blobs; must not know optimizers, heads,
+labels or streams. The encoder is frozen unless a strategy trains `Encoder.module`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from learners import backbones
+from learners.batch import IDS, MASK, collate
+from learners.engine import (
+    PROBE_TEXTS,
+    SHARES,
+    EngineChoice,
+    Precision,
+    at_precision,
+    choose_device,
+    measure,
+)
+from schemas.errors import EncoderError
+
+__all__ = ["DEFAULT_BACKBONE", "POOLING", "Encoder", "EncoderModule", "EngineChoice"]
+
+DEFAULT_BACKBONE = backbones.DEFAULT_BACKBONE
+POOLING = "mean-last-2"
+BLOBS = ("encoder", "encoder_config", "tokenizer")
+
+# A micro-batch is bounded by both: rows keep a CPU's caches warm, tokens bound memory when texts
+# are long.
+MAX_ROWS = {"cpu": 64, "cuda": 512}
+MAX_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+
+
+class EncoderModule(nn.Module):
+    """A Hugging Face encoder with its pooling: packed tokens in, unit features out.
+
+    Features are the means over tokens of the last two hidden layers, concatenated and
+    L2-normalised.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            packed: int64 [rows, 2, tokens] as `learners.batch.collate` makes it.
+
+        Returns:
+            float32 [rows, 2 * hidden], every row of length 1.
+        """
+        ids, mask = packed[:, IDS], packed[:, MASK]  # [rows, tokens] each
+        hidden = self.backbone(
+            input_ids=ids, attention_mask=mask, output_hidden_states=True
+        ).hidden_states[-2:]  # two of [rows, tokens, hidden]
+        weights = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1)  # float32 [rows, 1, tokens]
+        means = [(weights @ layer.float()).squeeze(1) for layer in hidden]  # [rows, hidden] each
+        return nn.functional.normalize(torch.cat(means, dim=1), dim=1)
+
+
+class Encoder:
+    """Texts to features, on the device and at the precision that were measured to be best here.
+
+    `module` always holds the fp32 weights; at bf16, `encode` uses a copy that is made again after
+    `module` changed.
+
+    Attributes:
+        name: the name or folder it was loaded from.
+        width: length of a feature row.
+        max_tokens: texts are cut to this many tokens, special ones included.
+        choice: what was measured at load.
+        module: forward(int64 [rows, 2, tokens]) -> float32 [rows, width]; in eval mode.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        max_tokens: int,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        if precision not in ("auto", "fp32", "bf16"):
+            raise EncoderError(f"precision {precision!r}: one of auto, fp32, bf16 was expected")
+        config: Any = backbone.config
+        limit = getattr(config, "max_position_embeddings", None) or max_tokens
+        if not 8 <= max_tokens <= limit:
+            raise EncoderError(
+                f"max_tokens {max_tokens}: {name!r} takes 8 to {limit} tokens of a text"
+            )
+        self.name = name
+        self.max_tokens = max_tokens
+        self.width = 2 * int(config.hidden_size)
+        self.device = choose_device(device)
+        self.module = EncoderModule(backbone).to(self.device).eval()
+        self._tokenizer = tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length=max_tokens)
+        if precision == "auto":
+            probes = self.tokenize(backbones.probe_texts(tokenizer, count=PROBE_TEXTS))
+            self.choice = measure(
+                self.module,
+                lambda engine, share: self._forward(engine, probes[share::SHARES]),
+                device=self.device,
+            )
+        else:
+            given: Precision = "bf16" if precision == "bf16" else "fp32"
+            self.choice = EngineChoice(str(self.device), given)
+        self._engine = at_precision(self.module, precision=self.choice.precision)
+        self._engine_stamp = self._stamp()
+        self._space: tuple[int, str] | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic of `encode`."""
+        return self.choice.precision
+
+    @property
+    def space_id(self) -> str:
+        """SHA-256 over all that decides a feature but the precision.
+
+        That is weights, architecture, pooling and tokenizer.
+
+        Features of two encoders may be mixed in one head exactly when this is equal.
+        """
+        stamp = self._stamp()
+        if self._space is None or self._space[0] != stamp:
+            digest = hashlib.sha256()
+            for data in self.blobs().values():
+                digest.update(hashlib.sha256(data).digest())
+            self._space = (stamp, digest.hexdigest())
+        return self._space[1]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into token ids with special tokens, cut to `max_tokens`, not padded."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Turn texts into features.
+
+        Texts are sorted by length into micro-batches; a text's features do not depend on its
+        neighbours beyond floating-point noise.
+
+        Args:
+            texts: any number, of any length.
+
+        Returns:
+            float32 [rows, width] in the order of the texts, every row of length 1.
+        """
+        if self.precision != "fp32" and self._engine_stamp != self._stamp():
+            self._engine = at_precision(self.module, precision=self.precision)
+            self._engine_stamp = self._stamp()
+        return self._forward(self._engine, self.tokenize(texts))
+
+    def blobs(self) -> dict[str, bytes]:
+        """Write the encoder as files: safetensors weights, a JSON config and the tokenizer.
+
+        The same weights and settings always give the same bytes.
+        """
+        backbone: Any = self.module.backbone
+        weights = {
+            name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
+            for name, tensor in backbone.state_dict().items()
+        }
+        config = {
+            "model": backbones.portable_config(backbone.config),
+            "pooling": POOLING,
+            "max_tokens": self.max_tokens,
+        }
+        return {
+            "encoder": safetensors.torch.save(
+                {name: tensor.contiguous() for name, tensor in weights.items()}
+            ),
+            "encoder_config": json.dumps(config, sort_keys=True).encode(),
+            "tokenizer": self._tokenizer.to_str().encode(),
+        }
+
+    @classmethod
+    def load(
+        cls,
+        name_or_folder: str = DEFAULT_BACKBONE,
+        *,
+        max_tokens: int = 128,
+        device: str = "auto",
+        precision: str = "auto",
+        pooling: str = POOLING,
+    ) -> Encoder:
+        """Load a pretrained encoder.
+
+        Args:
+            name_or_folder: the default's name, a local folder in Hugging Face's layout, or a name
+                on the hub.
+            max_tokens: texts are cut to this many tokens.
+            device: `auto` or a torch device.
+            precision: `auto` (measured), `fp32` or `bf16`.
+            pooling: `mean-last-2`.
+
+        Raises:
+            EncoderError: no such folder or name, not an encoder, or a setting it cannot take.
+        """
+        if pooling != POOLING:
+            raise EncoderError(f"pooling {pooling!r}: only {POOLING!r} is known")
+        folder = backbones.find(name_or_folder)
+        return cls(
+            backbones.load_model(folder),
+            backbones.load_tokenizer(folder),
+            name=name_or_folder,
+            max_tokens=max_tokens,
+            device=device,
+            precision=precision,
+        )
+
+    @classmethod
+    def from_blobs(
+        cls,
+        blobs: Mapping[str, bytes],
+        *,
+        name: str = "release",
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> Encoder:
+        """Load what `blobs` wrote; other names in the mapping are ignored.
+
+        Raises:
+            EncoderError: a blob is missing or damaged, or of another pooling.
+        """
+        missing = [blob for blob in BLOBS if blob not in blobs]
+        if missing:
+            raise EncoderError(f"the encoder's blobs lack {', '.join(missing)}")
+        try:
+            config = json.loads(blobs["encoder_config"])
+            weights = safetensors.torch.load(blobs["encoder"])
+            if config["pooling"] != POOLING:
+                raise EncoderError(f"pooling {config['pooling']!r}: only {POOLING!r} is known")
+            backbone = backbones.rebuild_model(config["model"], weights)
+            tokenizer = Tokenizer.from_str(blobs["tokenizer"].decode())
+            max_tokens = int(config["max_tokens"])
+        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise EncoderError(f"the encoder's blobs are damaged: {error}") from error
+        return cls(
+            backbone,
+            tokenizer,
+            name=name,
+            max_tokens=max_tokens,
+            device=device,
+            precision=precision,
+        )
+
+    def _stamp(self) -> int:
+        """Count the in-place changes of the weights: optimizer steps, loaded states."""
+        return sum(parameter._version for parameter in self.module.parameters())
+
+    def _forward(self, engine: nn.Module, token_ids: list[list[int]]) -> NDArray[np.float32]:
+        """Run token ids through an engine in micro-batches: float32 [rows, width], input order."""
+        features = np.zeros((len(token_ids), self.width), dtype=np.float32)
+        training = engine.training
+        engine.eval()
+        try:
+            with torch.inference_mode():
+                for rows in _micro_batches([len(ids) for ids in token_ids], kind=self.device.type):
+                    packed = collate([token_ids[row] for row in rows]).to(self.device)
+                    features[rows] = engine(packed).float().cpu().numpy()
+        finally:
+            engine.train(training)
+        return features
+
+
+def _micro_batches(lengths: Sequence[int], *, kind: str) -> Iterator[list[int]]:
+    """Split rows, shortest first, into batches bounded by rows and by padded tokens.
+
+    Yields:
+        Row numbers of one batch.
+    """
+    max_rows = MAX_ROWS.get(kind, MAX_ROWS["cpu"])
+    max_tokens = MAX_TOKENS.get(kind, MAX_TOKENS["cpu"])
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == max_rows or (len(batch) + 1) * lengths[row] > max_tokens):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
