@@ -195,7 +195,9 @@ class LearnSettings(_Section):
 
     port: int = Field(8082, ge=0, le=65_535, description="HTTP port of /metrics")
     strategy: str = Field("two-speed", description="two-speed, er or naive")
-    batch_rows: int = Field(32, ge=1, le=4096, description="rows of a micro-batch, at most")
+    batch_rows: int = Field(
+        0, ge=0, le=4096, description="rows of a micro-batch, at most; 0: the strategy's own"
+    )
     max_wait_s: float = Field(
         0.1, ge=0, description="longest wait for a micro-batch to fill, seconds"
     )

@@ -1,0 +1,215 @@
+"""From what the learner knows to a release, through the gate.
+
+Owns the comparison on held-out memory and the publication; must not know Kafka or who serves.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from learners.gate import GateRules, judge
+from learners.registry import Registry
+from learners.released import EncoderCache, ReleasedModel
+
+from learners.loop import Learner
+from learners.model import Encoder
+from schemas import Blob, GateReport, ModelRelease
+from schemas.errors import NoReleaseError
+from schemas.fields import Label
+
+
+class HeldOutRow(Protocol):
+    """A held-out row, as the gate needs it."""
+
+    @property
+    def id(self) -> str:
+        """Interaction id."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What the user wrote."""
+        ...
+
+    @property
+    def label(self) -> Label:
+        """The truth."""
+        ...
+
+
+class HeldOutSource(Protocol):
+    """Where held-out rows come from."""
+
+    def held_out(self, rows: int) -> Sequence[HeldOutRow]:
+        """Give up to so many held-out rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a candidate.
+
+    Attributes:
+        report: the gate's figures.
+        release: the new release, or None when the candidate was refused.
+    """
+
+    report: GateReport
+    release: ModelRelease | None
+
+
+class FeatureCache:
+    """Features of held-out rows by encoder and id, newest kept.
+
+    Args:
+        rows: how many are kept at most.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self._kept: OrderedDict[tuple[str, str], npt.NDArray[np.float32]] = OrderedDict()
+
+    def features(self, encoder: Encoder, rows: Sequence[HeldOutRow]) -> npt.NDArray[np.float32]:
+        """Give features, float32 [rows, width], encoding only what is not kept."""
+        missing = [row for row in rows if (encoder.space_id, row.id) not in self._kept]
+        if missing:
+            encoded = encoder.encode([row.text for row in missing])
+            for row, features in zip(missing, encoded, strict=True):
+                self._kept[encoder.space_id, row.id] = features
+        found = np.stack([self._kept[encoder.space_id, row.id] for row in rows])
+        for row in rows:
+            self._kept.move_to_end((encoder.space_id, row.id))
+        while len(self._kept) > self.rows:
+            self._kept.popitem(last=False)
+        return found
+
+
+class Releaser:
+    """Makes candidates of one learner into releases.
+
+    Args:
+        learner: of one task.
+        registry: where releases are kept.
+        memory: where held-out rows come from.
+        rules: of the gate.
+        rows: held-out rows that decide.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        registry: Registry,
+        memory: HeldOutSource,
+        rules: GateRules,
+        rows: int,
+    ) -> None:
+        self.learner = learner
+        self.registry = registry
+        self.memory = memory
+        self.rules = rules
+        self.rows = rows
+        self.champion: ReleasedModel | None = None
+        self.considered = -1  # examples learned when a candidate was last considered
+        self._features = FeatureCache(4 * rows)
+        self._encoders = EncoderCache()
+        self._encoder_blobs: dict[str, Blob] | None = None
+
+    def resume(self) -> ModelRelease | None:
+        """Take the newest release of the task as champion, when there is one."""
+        try:
+            release = self.registry.latest(self.learner.task)
+        except NoReleaseError:
+            return None
+        self._share_encoder()
+        self.champion = ReleasedModel.load(release, self.registry, encoders=self._encoders)
+        return release
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anything was learned since the last candidate."""
+        return self.learner.learned > max(0, self.considered)
+
+    def consider(self, *, positions: Mapping[str, int], now: datetime) -> Verdict:
+        """Put what the learner knows now before the gate, and publish it when it holds.
+
+        Args:
+            positions: `topic/partition` to next offset that the learner stands at.
+            now: the wall clock.
+
+        Returns:
+            The verdict; its release is durable when this returns.
+        """
+        strategy = self.learner.strategy
+        strategy.settle()
+        self.considered = self.learner.learned
+        report = self._judge()
+        if not report.accepted:
+            return Verdict(report, None)
+        blobs = {**self._encoder(), **self.registry.put_blobs(strategy.head_blobs())}
+        release = self.registry.publish(
+            task=self.learner.task,
+            kind=self.learner.kind.name,
+            strategy=strategy.name,
+            backbone=strategy.encoder.name,
+            blobs=blobs,
+            positions=dict(positions),
+            learned=self.learner.learned,
+            labels=len(self.learner.labels),
+            gate=report,
+            time=now,
+        )
+        self.champion = ReleasedModel.load(release, self.registry, encoders=self._encoders)
+        return Verdict(report, release)
+
+    def _judge(self) -> GateReport:
+        strategy = self.learner.strategy
+        rows = list(self.memory.held_out(self.rows))
+        truths = [row.label for row in rows]
+        challenger: Sequence[Label | None] = []
+        champion: Sequence[Label | None] | None = None if self.champion is None else []
+        if rows:
+            challenger = self._challenge(rows)
+            if self.champion is not None:
+                features = self._features.features(self.champion.encoder, rows)
+                champion = [decision.label for decision in self.champion.decide(features)]
+        return judge(
+            truths=truths,
+            challenger=challenger,
+            champion=champion,
+            kind=self.learner.kind,
+            labels=list(strategy.head.labels),
+            rules=self.rules,
+        )
+
+    def _challenge(self, rows: Sequence[HeldOutRow]) -> Sequence[Label | None]:
+        strategy = self.learner.strategy
+        if strategy.trains_encoder:  # its features change with every step: nothing to keep
+            features = strategy.encoder.encode([row.text for row in rows])
+        else:
+            features = self._features.features(strategy.encoder, rows)
+        return self.learner.decisions(
+            strategy.head.scores(features), labels=list(strategy.head.labels)
+        )
+
+    def _encoder(self) -> dict[str, Blob]:
+        """Store the encoder: once where it is frozen, anew where it is trained."""
+        if self.learner.strategy.trains_encoder:
+            return self.registry.put_blobs(self.learner.strategy.encoder.blobs())
+        self._share_encoder()
+        assert self._encoder_blobs is not None
+        return self._encoder_blobs
+
+    def _share_encoder(self) -> None:
+        """Let released models use the learner's own encoder where it is frozen."""
+        strategy = self.learner.strategy
+        if strategy.trains_encoder or self._encoder_blobs is not None:
+            return
+        self._encoder_blobs = self.registry.put_blobs(strategy.encoder.blobs())
+        self._encoders.keep(self._encoder_blobs, strategy.encoder)

@@ -1,0 +1,136 @@
+"""What every strategy offers to the loop.
+
+Owns the interface; knows no strategy, no Kafka and no Redis client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from learners.heads.base import ServedHead
+from learners.tasks.base import TaskKind
+from torch import Tensor
+
+from learners.model import Encoder
+from learners.template import MicroBatch
+from schemas.fields import Label
+
+Arrays = dict[str, Tensor]
+Meta = dict[str, Any]
+
+
+class ReplayedRow(Protocol):
+    """A row from memory, as a strategy needs it."""
+
+    @property
+    def id(self) -> str:
+        """Interaction id."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What the user wrote."""
+        ...
+
+    @property
+    def label(self) -> Label:
+        """The truth."""
+        ...
+
+
+class ReplaySource(Protocol):
+    """Where replayed rows come from."""
+
+    def sample(self, rows: int, *, draws: Sequence[float]) -> Sequence[ReplayedRow]:
+        """Draw rows; the same draws from the same memory give the same rows."""
+        ...
+
+
+class NoReplay:
+    """A memory that is always empty."""
+
+    def sample(self, rows: int, *, draws: Sequence[float]) -> Sequence[ReplayedRow]:
+        """Draw nothing."""
+        del rows, draws
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyConfig:
+    """What a strategy is built from.
+
+    Attributes:
+        kind: of the task.
+        encoder: the strategy may train it, if it says so.
+        replay: rows from memory.
+        replay_rows: rows replayed beside each micro-batch.
+        learning_rate: of the encoder.
+        head_learning_rate: of a trained head.
+        projection_width: random features of the additive head.
+        seed: of everything random.
+    """
+
+    kind: TaskKind
+    encoder: Encoder
+    replay: ReplaySource
+    replay_rows: int = 32
+    learning_rate: float = 5e-5
+    head_learning_rate: float = 2e-3
+    projection_width: int = 2048
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one micro-batch did.
+
+    Attributes:
+        scores: float32 [rows, labels], of every row before it was learned, or None when nothing was
+            known.
+        labels: the labels those columns stand for.
+        loss: of the gradient step; 0.0 without one.
+        replayed: rows from memory that were mixed in.
+    """
+
+    scores: npt.NDArray[np.float32] | None
+    labels: tuple[str, ...]
+    loss: float
+    replayed: int
+
+
+class Strategy(Protocol):
+    """A way to learn from micro-batches without end."""
+
+    name: str
+    batch_rows: int
+    trains_encoder: bool
+    encoder: Encoder
+
+    @property
+    def head(self) -> ServedHead:
+        """The head as it would serve now."""
+        ...
+
+    def step(self, batch: MicroBatch) -> StepOutcome:
+        """Score, then learn, one micro-batch."""
+        ...
+
+    def settle(self) -> None:
+        """Bring the head up to date with everything learned, before it is scored or released."""
+        ...
+
+    def head_blobs(self) -> dict[str, bytes]:
+        """Write the head as release blobs."""
+        ...
+
+    def state(self) -> tuple[Arrays, Meta]:
+        """Everything the next step depends on."""
+        ...
+
+    def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up a state: the next step is bit-identical to the one that would have come."""
+        ...

@@ -1,0 +1,156 @@
+"""`mindstream up`: the four roles, and the embedded parts where nothing else is named, on one machine.
+
+Owns the order of start and stop; must not know what the roles do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from mindstream.embedded.kafka import LIMITS, EmbeddedKafka
+from mindstream.embedded.redis import EmbeddedRedis
+from mindstream.settings import EMBEDDED, Settings, role_environment
+from mindstream.supervisor import RoleProcess, Supervisor
+from mindstream.wiring import ROLES, state_file
+from streams.topics import TABLE, Topics
+
+# Stopped in this order: first who takes events in, last who needs the others' results.
+STOP_ORDER = ("ingest", "serve", "watch", "learn")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Where Kafka and Redis are.
+
+    Attributes:
+        overrides: dotted setting names to values that the roles need.
+        embedded_kafka: True when the cluster is ours.
+    """
+
+    overrides: dict[str, str]
+    embedded_kafka: bool
+
+
+@contextmanager
+def services(settings: Settings, say: Callable[[str], None]) -> Iterator[Services]:
+    """Start the embedded parts that the settings ask for; they end with the block.
+
+    Args:
+        settings: `embedded` means: start one.
+        say: told what starts, and what it cannot do.
+
+    Yields:
+        Addresses for the roles.
+    """
+    overrides: dict[str, str] = {}
+    embedded_kafka = settings.kafka.servers == EMBEDDED
+    with ExitStack() as stack:
+        if settings.redis.url == EMBEDDED:
+            server = stack.enter_context(EmbeddedRedis(settings.data_dir / "redis"))
+            overrides["redis.url"] = server.url
+            say("embedded Redis is up; what it holds is gone when this ends")
+        if embedded_kafka:
+            topics = Topics(settings.kafka.prefix)
+            cluster = stack.enter_context(
+                EmbeddedKafka({topics.full(row.name): settings.kafka.partitions for row in TABLE})
+            )
+            overrides["kafka.servers"] = cluster.bootstrap
+            overrides["embedded_kafka"] = "true"
+            say(f"embedded Kafka is up on {cluster.bootstrap}. {LIMITS}")
+        yield Services(overrides, embedded_kafka)
+
+
+def role_processes(
+    settings: Settings, overrides: dict[str, str], *, log_dir: Path | None
+) -> list[RoleProcess]:
+    """Describe the four role processes.
+
+    Args:
+        settings: handed to every role through its environment.
+        overrides: what the parent decided, such as the embedded addresses.
+        log_dir: where each role's output goes; None: to this terminal.
+    """
+    environment = role_environment(settings, overrides)
+    return [
+        RoleProcess(
+            name=role,
+            argv=[sys.executable, "-m", "mindstream", role],
+            env=environment,
+            log_file=None if log_dir is None else log_dir / f"{role}.log",
+        )
+        for role in STOP_ORDER
+    ]
+
+
+def run_up(settings: Settings) -> int:
+    """Run everything until Ctrl-C or SIGTERM.
+
+    Args:
+        settings: of the deployment.
+
+    Returns:
+        Exit status: 0 after an ordered stop.
+    """
+    console = Console(stderr=True, highlight=False)
+    stopping = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    say = console.print
+    with services(settings, say) as running:
+        supervisor = Supervisor(role_processes(settings, running.overrides, log_dir=None), say=say)
+        _write_state(settings, running)
+        try:
+            supervisor.start()
+            say(f"roles {', '.join(ROLES)} are starting; Ctrl-C stops them in order")
+            say(
+                f"pages: http://{settings.web.host}:{settings.serve.port}/releases and /metrics; "
+                f"look in with `mindstream status`"
+            )
+            while not stopping:
+                supervisor.poll()
+                time.sleep(0.2)
+            say("stopping")
+        finally:
+            supervisor.stop(timeout_s=8.0)
+            state_file(settings).unlink(missing_ok=True)
+    say("stopped")
+    return 0
+
+
+def _write_state(settings: Settings, running: Services) -> None:
+    """Leave the embedded addresses where other commands of this folder find them."""
+    path = state_file(settings)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # it holds a password
+    with os.fdopen(handle, "w") as file:
+        json.dump({"pid": os.getpid(), "overrides": running.overrides}, file)
+
+
+def running_overrides(settings: Settings) -> dict[str, str]:
+    """Read the addresses of a running `mindstream up` of the same data_dir; empty when none
+    runs.
+    """
+    path = state_file(settings)
+    try:
+        state = json.loads(path.read_text())
+        os.kill(int(state["pid"]), 0)
+    except (OSError, ValueError, KeyError):
+        return {}
+    overrides: dict[str, str] = state["overrides"]
+    return overrides

@@ -1,0 +1,264 @@
+"""The learn role: a plain loop over a Kafka consumer.
+
+Owns the order of a cycle and what is durable when; must not know how anything is learned. The
+numbered steps:
+
+1. fetch examples from where the checkpoint stands, never from a committed group offset;
+2. learn them, a micro-batch at a time;
+3. when it is time, put a candidate before the gate: blobs, then manifest, then the message on
+   `models`;
+4. when it is time, checkpoint weights, optimizer, strategy, generators and Kafka positions in one
+   atomic write;
+5. tell the group how far we are, for lag dashboards only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from learners.checkpoint import CheckpointStore, Fence, LearnerState
+
+from learners.loop import Learner, StepReport
+from learners.releasing import Releaser, Verdict
+from schemas import Example, codec
+from schemas.errors import MessageError
+from streams.producing import outgoing
+from streams.topics import Topics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """How often things happen.
+
+    Attributes:
+        batch_rows: rows of a micro-batch, at most.
+        max_wait_s: longest wait for examples, seconds.
+        release_every_s: shortest time between two candidates, seconds.
+        checkpoint_every_s: time between two checkpoints, seconds.
+        release_share: share of the time that candidates may take; a slow gate makes releases rarer.
+    """
+
+    batch_rows: int
+    max_wait_s: float
+    release_every_s: float
+    checkpoint_every_s: float
+    release_share: float = 0.25
+
+
+class LearnObserver(Protocol):
+    """Who is told what the loop did; metrics, in the real role."""
+
+    def learned(self, task: str, report: StepReport, *, seconds: float) -> None:
+        """A micro-batch was learned."""
+        ...
+
+    def judged(self, task: str, verdict: Verdict) -> None:
+        """A candidate was judged."""
+        ...
+
+    def checkpointed(self, *, size_bytes: int, at: datetime) -> None:
+        """A checkpoint is durable."""
+        ...
+
+    def lag(self, topic: str, partition: int, messages: int) -> None:
+        """How far behind the loop is."""
+        ...
+
+
+@dataclass(slots=True)
+class LearnRole:
+    """The learner's process.
+
+    Attributes:
+        consumer: group-less assignment; positions come from the checkpoint.
+        producer: of release messages.
+        topics: names.
+        learners: by task.
+        releasers: by task.
+        checkpoints: where state is kept.
+        fence: stops a learner whose successor has started.
+        cadence: how often things happen.
+        observer: is told.
+        clock_s: monotonic seconds.
+        now: the wall clock.
+    """
+
+    consumer: KafkaConsumer
+    producer: KafkaProducer
+    topics: Topics
+    learners: Mapping[str, Learner]
+    releasers: Mapping[str, Releaser]
+    checkpoints: CheckpointStore
+    fence: Fence
+    cadence: Cadence
+    observer: LearnObserver
+    clock_s: Callable[[], float]
+    now: Callable[[], datetime]
+    positions: dict[int, int] = field(default_factory=dict)
+    stopping: bool = False
+    _next_release_s: float = 0.0
+    _next_checkpoint_s: float = 0.0
+    _dirty: bool = False
+
+    def run(self) -> None:
+        """Learn until `stop` is called, then leave a checkpoint."""
+        self.fence.acquire()
+        self._resume()
+        self._next_checkpoint_s = self.clock_s() + self.cadence.checkpoint_every_s
+        while not self.stopping:
+            self._cycle()
+        if self._dirty:
+            self._checkpoint()
+        log.info("stopped at %s", self.positions)
+
+    def stop(self, *_: Any) -> None:  # noqa: ANN401
+        """Ask the loop to end after the cycle at hand; usable as a signal handler."""
+        self.stopping = True
+
+    def _cycle(self) -> None:
+        records = self._fetch()  # 1
+        for record in records:
+            self.positions[record.partition] = record.offset + 1
+        for task, examples in self._by_task(records).items():  # 2
+            self._learn(task, examples)
+        if self.clock_s() >= self._next_release_s:  # 3
+            self._release()
+        if self._dirty and self.clock_s() >= self._next_checkpoint_s:  # 4
+            self._checkpoint()
+
+    def _fetch(self) -> list[Any]:
+        polled = self.consumer.poll(
+            timeout_ms=int(1000 * self.cadence.max_wait_s), max_records=self.cadence.batch_rows
+        )
+        return [record for records in polled.values() for record in records]
+
+    def _by_task(self, records: list[Any]) -> dict[str, list[Example]]:
+        tasks: dict[str, list[Example]] = {}
+        for record in records:
+            try:
+                example = codec.decode(Example, record.value)
+            except MessageError as error:  # only ingest writes here: a foreign message, not ours
+                log.warning("examples:%d:%d: %s", record.partition, record.offset, error.reason)
+                continue
+            if example.task in self.learners:
+                tasks.setdefault(example.task, []).append(example)
+        return tasks
+
+    def _learn(self, task: str, examples: list[Example]) -> None:
+        learner = self.learners[task]
+        rows = learner.strategy.batch_rows
+        for start in range(0, len(examples), rows):
+            before_s = self.clock_s()
+            report = learner.learn(examples[start : start + rows])
+            self.observer.learned(task, report, seconds=self.clock_s() - before_s)
+        self._dirty = True
+
+    def _release(self) -> None:
+        started_s = self.clock_s()
+        for task, releaser in self.releasers.items():
+            if not releaser.has_news:
+                continue
+            self.fence.check()
+            verdict = releaser.consider(positions=self._named_positions(), now=self.now())
+            if verdict.release is not None:
+                self._announce(verdict.release)
+            self.observer.judged(task, verdict)
+        took_s = self.clock_s() - started_s
+        self._next_release_s = self.clock_s() + max(
+            self.cadence.release_every_s - took_s, took_s * (1 / self.cadence.release_share - 1)
+        )
+
+    def _announce(self, release: Any) -> None:  # noqa: ANN401
+        message = outgoing(self.topics.models, release.task, release)
+        self.producer.send(
+            message.topic, key=message.key, value=message.value, headers=list(message.headers)
+        ).get(timeout=30)
+
+    def _checkpoint(self) -> None:
+        self.fence.check()
+        path = self.checkpoints.save(self._state())
+        self._next_checkpoint_s = self.clock_s() + self.cadence.checkpoint_every_s
+        self._dirty = False
+        self.observer.checkpointed(size_bytes=path.stat().st_size, at=self.now())
+        self._tell_group()  # 5
+
+    def _tell_group(self) -> None:
+        partitions = {
+            TopicPartition(self.topics.examples, p): OffsetAndMetadata(offset, "", -1)
+            for p, offset in self.positions.items()
+        }
+        if partitions:
+            self.consumer.commit_async(partitions)
+        for partition in self.consumer.assignment():
+            end = self.consumer.highwater(partition)
+            if end is not None:
+                behind = end - self.positions.get(partition.partition, 0)
+                self.observer.lag(partition.topic, partition.partition, max(0, behind))
+
+    def _state(self) -> LearnerState:
+        arrays, tasks = {}, {}
+        for task, learner in self.learners.items():
+            state = learner.state()
+            arrays |= {f"{task}/{name}": tensor for name, tensor in state.arrays.items()}
+            tasks[task] = state.meta
+        return LearnerState(
+            arrays=arrays, meta={"tasks": tasks, "positions": self._named_positions()}
+        )
+
+    def _named_positions(self) -> dict[str, int]:
+        return {f"{self.topics.examples}/{p}": offset for p, offset in self.positions.items()}
+
+    def _resume(self) -> None:
+        """Go back to where the checkpoint stands, or to the beginning of the log."""
+        numbers = sorted(self.consumer.partitions_for_topic(self.topics.examples) or ())
+        partitions = [TopicPartition(self.topics.examples, number) for number in numbers]
+        self.consumer.assign(partitions)
+        state = self.checkpoints.load()
+        wanted: dict[str, int] = {}
+        if state is not None:
+            wanted = state.meta["positions"]
+            self._restore(state)
+        first = self.consumer.beginning_offsets(partitions)
+        end = self.consumer.end_offsets(partitions)
+        for partition in partitions:
+            offset = wanted.get(f"{partition.topic}/{partition.partition}", first[partition])
+            if not first[partition] <= offset <= end[partition]:
+                log.warning(
+                    "%s/%d was made anew (it ends at %d, the checkpoint stands at %d): reading it "
+                    "from its beginning; what is known already is not learned twice",
+                    partition.topic,
+                    partition.partition,
+                    end[partition],
+                    offset,
+                )
+                offset = first[partition]
+            self.positions[partition.partition] = offset
+            self.consumer.seek(partition, offset)
+        for releaser in self.releasers.values():
+            release = releaser.resume()
+            if release is not None:
+                self._announce(release)
+
+    def _restore(self, state: LearnerState) -> None:
+        for task, meta in state.meta["tasks"].items():
+            if task not in self.learners:
+                log.warning("the checkpoint has a task %r that the settings do not: dropped", task)
+                continue
+            prefix = f"{task}/"
+            arrays = {
+                n.removeprefix(prefix): t for n, t in state.arrays.items() if n.startswith(prefix)
+            }
+            self.learners[task].restore(LearnerState(arrays=arrays, meta=meta))
+            log.info("%s: resumed with %d examples learned", task, self.learners[task].learned)
+
+
+def utc_now() -> datetime:
+    """Read the wall clock."""
+    return datetime.now(UTC)
