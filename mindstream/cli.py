@@ -108,7 +108,7 @@ def up(config: ConfigFile = None, set_: SetFlags = None) -> None:
 
     Without settings it starts an embedded Kafka and an embedded Redis too, and says what they
     cannot do. Ctrl-C stops everything in order.
-    """
+    """  # noqa: DOC501
     from mindstream.up import run_up
 
     raise typer.Exit(run_up(settings_of(config, set_)))
@@ -293,7 +293,7 @@ def send_feedback(
 
 @app.command()
 def status(config: ConfigFile = None, set_: SetFlags = None, as_json: Json = False) -> None:
-    """Show what runs, what came in and what became of it, what serves and how well."""
+    """Show what runs, what came in and what became of it, what serves and how well."""  # noqa: DOC501
     from mindstream.operations import show_status
 
     raise typer.Exit(show_status(settings_of(config, set_), as_json=as_json, out=out))

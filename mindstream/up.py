@@ -1,6 +1,7 @@
-"""`mindstream up`: the four roles, and the embedded parts where nothing else is named, on one machine.
+"""`mindstream up`: the four roles and what they need, on one machine.
 
-Owns the order of start and stop; must not know what the roles do.
+Starts an embedded Kafka and Redis where the settings name no other. Owns the order of start and
+stop; must not know what the roles do.
 """
 
 from __future__ import annotations
@@ -143,9 +144,7 @@ def _write_state(settings: Settings, running: Services) -> None:
 
 
 def running_overrides(settings: Settings) -> dict[str, str]:
-    """Read the addresses of a running `mindstream up` of the same data_dir; empty when none
-    runs.
-    """
+    """Read the addresses of a running `mindstream up` of this data_dir; empty when none runs."""
     path = state_file(settings)
     try:
         state = json.loads(path.read_text())

@@ -238,13 +238,12 @@ def run_role(settings: Settings, role: str) -> None:
 
 
 def _run_ingest(settings: Settings) -> None:
-    from streams.flow import ingest_flow
-    from streams.ingest import Ingest, IngestRules
-
     from learners.tasks import task_kind
     from serving.metrics import Metrics
     from streams.app import run_worker
     from streams.decoding import Limits
+    from streams.flow import ingest_flow
+    from streams.ingest import Ingest, IngestRules
 
     client = make_redis(settings)
     rules = IngestRules(
@@ -319,10 +318,10 @@ def _run_learn(settings: Settings) -> None:
 
 def _run_serve(settings: Settings) -> None:
     from learners.registry import Registry
-    from streams.flow import ServeParts, serve_flow
 
     from serving.metrics import Metrics
     from streams.app import run_worker
+    from streams.flow import ServeParts, serve_flow
 
     set_threads(settings)
     metrics = Metrics(CollectorRegistry())
@@ -344,11 +343,10 @@ def _run_serve(settings: Settings) -> None:
 
 
 def _run_watch(settings: Settings) -> None:
-    from streams.flow import WatchParts, watch_flow
-
     from learners.tasks import task_kind
     from serving.metrics import Metrics
     from streams.app import run_worker
+    from streams.flow import WatchParts, watch_flow
 
     metrics = Metrics(CollectorRegistry())
     app = make_app(settings, "watch", port=settings.watch.port)
