@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mindstream import __version__
 from mindstream.settings import Settings, commented_file, flatten, load_settings
@@ -164,9 +164,9 @@ def topics_list(config: ConfigFile = None, set_: SetFlags = None) -> None:
     from streams.topics import TABLE, Topics
 
     topics = Topics(settings_of(config, set_).kafka.prefix)
-    table = Table("topic", "contract", "key", "cleanup", "carries")
+    table = Table(Column("topic", no_wrap=True), "key", "cleanup", "carries")
     for row in TABLE:
-        table.add_row(topics.full(row.name), row.contract.__name__, row.key, row.cleanup, row.about)
+        table.add_row(topics.full(row.name), row.key, row.cleanup, row.about)
     out.print(table)
 
 
