@@ -12,16 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from learners.checkpoint import LearnerState
-from learners.ledger import Ledger
-from learners.tasks.base import TaskKind
 from torch import Tensor
 
 from learners.batch import collate
+from learners.checkpoint import LearnerState
 from learners.holdout import is_held_out
+from learners.ledger import Ledger
 from learners.strategies.base import StepOutcome, Strategy
+from learners.tasks.base import TaskKind
 from learners.template import MicroBatch
 from schemas import Example
+from schemas.fields import Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,15 @@ class Learner:
         ]
         decisions = self.decisions(outcome.scores[rows], labels=outcome.labels)
         total = sum(
-            self.kind.agreement(batch.labels[i], decision)
-            for i, decision in zip(rows, decisions, strict=True)
+            (
+                self.kind.agreement(batch.labels[i], decision)
+                for i, decision in zip(rows, decisions, strict=True)
+            ),
+            start=0.0,
         )
-        return len(rows), float(total)
+        return len(rows), total
 
-    def decisions(self, scores: npt.NDArray[np.float32], *, labels: Sequence[str]) -> list[object]:
+    def decisions(self, scores: npt.NDArray[np.float32], *, labels: Sequence[str]) -> list[Label]:
         """Turn scores into labels as serving would."""
         head = self.strategy.head
         probabilities = self.kind.probabilities(scores, scale=head.scale)

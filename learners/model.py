@@ -163,10 +163,21 @@ class Encoder:
         Returns:
             float32 [rows, width] in the order of the texts, every row of length 1.
         """
+        return self.encode_tokens(self.tokenize(texts))
+
+    def encode_tokens(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Turn token ids, as `tokenize` gives them, into features; else as `encode`.
+
+        Args:
+            token_ids: any number of rows.
+
+        Returns:
+            float32 [rows, width] in the order given.
+        """
         if self.precision != "fp32" and self._engine_stamp != self._stamp():
             self._engine = at_precision(self.module, precision=self.precision)
             self._engine_stamp = self._stamp()
-        return self._forward(self._engine, self.tokenize(texts))
+        return self._forward(self._engine, [list(ids) for ids in token_ids])
 
     def blobs(self) -> dict[str, bytes]:
         """Write the encoder as files: safetensors weights, a JSON config and the tokenizer.

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from learners.gate import GateRules, judge
-from learners.registry import Registry
-from learners.released import EncoderCache, ReleasedModel
 
+from learners.gate import GateRules, judge
 from learners.loop import Learner
 from learners.model import Encoder
+from learners.registry import Registry
+from learners.released import EncoderCache, ReleasedModel
 from schemas import Blob, GateReport, ModelRelease
 from schemas.errors import NoReleaseError
 from schemas.fields import Label

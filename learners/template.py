@@ -54,7 +54,7 @@ class StreamExperience:
     current_experience: int
 
 
-class StreamTemplate(SupervisedTemplate):
+class StreamTemplate(SupervisedTemplate):  # type: ignore[misc]  # Avalanche is untyped
     """The training loop: Avalanche's, over one micro-batch at a time.
 
     Args:

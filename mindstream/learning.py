@@ -12,11 +12,11 @@ from datetime import datetime
 
 from learners.gate import GateRules
 from learners.registry import Registry
-from learners.replay import ReplayMemory
 
 from learners.loop import Learner, StepReport
 from learners.model import Encoder
 from learners.releasing import Releaser, Verdict
+from learners.replay import ReplayMemory
 from learners.strategies import STRATEGIES, StrategyConfig
 from learners.tasks import task_kind
 from mindstream.settings import Settings

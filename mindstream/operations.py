@@ -88,9 +88,8 @@ def send_interactions(
         for records in consumer.poll(timeout_ms=200).values():
             for record in records:
                 prediction = codec.decode(Prediction, record.value)
-                message = waiting.pop(prediction.interaction, None)
-                if message is not None:
-                    _print_prediction(prediction, message, out)
+                if prediction.interaction in waiting:
+                    _print_prediction(prediction, waiting.pop(prediction.interaction), out)
     consumer.close()
     for message in waiting.values():
         out.print(

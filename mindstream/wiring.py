@@ -11,6 +11,7 @@ import os
 import signal
 import ssl
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,16 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from mindstream.settings import EMBEDDED, Settings
 from schemas.errors import SettingsError
+from streams.decoding import Limits
 from streams.topics import TABLE, Topics
 
 if TYPE_CHECKING:
     import faust
     import redis
     from kafka import KafkaAdminClient, KafkaProducer
-    from learners.replay import ReplayMemory
 
     from learners.join import LabelJoin
+    from learners.replay import ReplayMemory
 
 log = logging.getLogger("mindstream")
 
@@ -241,18 +243,13 @@ def _run_ingest(settings: Settings) -> None:
     from learners.tasks import task_kind
     from serving.metrics import Metrics
     from streams.app import run_worker
-    from streams.decoding import Limits
     from streams.flow import ingest_flow
     from streams.ingest import Ingest, IngestRules
 
     client = make_redis(settings)
     rules = IngestRules(
         kinds={name: task_kind(task.kind) for name, task in settings.tasks.items()},
-        limits=Limits(
-            max_bytes=settings.ingest.max_message_bytes,
-            max_age_s=settings.ingest.max_age_days * 86_400.0,
-            max_ahead_s=settings.ingest.max_ahead_s,
-        ),
+        limits=_limits(settings),
         held_out_share=settings.replay.held_out_share,
     )
     metrics = Metrics(CollectorRegistry())
@@ -273,7 +270,7 @@ def _run_learn(settings: Settings) -> None:
     from learners.checkpoint import CheckpointStore, Fence
 
     from serving.metrics import Metrics
-    from streams.learn import Cadence, LearnRole, utc_now
+    from streams.learn import Cadence, LearnRole
 
     set_threads(settings)
     client = make_redis(settings)
@@ -317,51 +314,109 @@ def _run_learn(settings: Settings) -> None:
 
 
 def _run_serve(settings: Settings) -> None:
+    from kafka import KafkaConsumer
     from learners.registry import Registry
+    from learners.released import EncoderCache, ReleasedModel
 
+    from learners.tasks import task_kind
     from serving.metrics import Metrics
+    from serving.predictor import Predictor
+    from serving.releases import Releases
     from streams.app import run_worker
-    from streams.flow import ServeParts, serve_flow
+    from streams.flow import serve_flow
+    from streams.models import ModelsReader
+    from streams.serve import Serve
 
     set_threads(settings)
     metrics = Metrics(CollectorRegistry())
-    app = make_app(settings, "serve", port=settings.serve.port)
-    parts = ServeParts(
-        topics=Topics(settings.kafka.prefix),
-        registry=Registry(settings.store_url),
-        kafka=kafka_arguments(settings),
-        tasks=tuple(settings.tasks),
-        batch_rows=settings.serve.batch_rows,
-        max_tokens=settings.serve.max_tokens,
-        max_wait_s=settings.serve.max_wait_s,
-        top=settings.serve.top,
-        device=settings.model.device,
-        precision=settings.model.precision,
+    topics = Topics(settings.kafka.prefix)
+    registry = Registry(settings.store_url)
+    encoders = EncoderCache(device=settings.model.device, precision=settings.model.precision)
+    releases = Releases(
+        lambda release: ReleasedModel.load(release, registry, encoders=encoders),
+        metrics=metrics,
+        now=utc_now,
+        tasks=frozenset(settings.tasks),
     )
-    serve_flow(app, parts, metrics)
+    app = make_app(settings, "serve", port=settings.serve.port)
+    serve = Serve(
+        topics=topics,
+        predictor=Predictor(
+            {name: task_kind(task.kind) for name, task in settings.tasks.items()},
+            top=settings.serve.top,
+            now=utc_now,
+            monotonic_s=time.monotonic,
+        ),
+        releases=releases,
+        metrics=metrics,
+        limits=_limits(settings),
+    )
+    models = ModelsReader(
+        lambda: KafkaConsumer(
+            **kafka_arguments(settings), fetch_max_wait_ms=50 if settings.embedded_kafka else 500
+        ),
+        topic=topics.models,
+        releases=releases,
+        metrics=metrics,
+    )
+    serve_flow(
+        app,
+        serve,
+        models,
+        metrics,
+        rows=settings.serve.batch_rows,
+        within_s=settings.serve.max_wait_s,
+    )
     run_worker(app, log_level=settings.log_level)
 
 
 def _run_watch(settings: Settings) -> None:
     from learners.tasks import task_kind
+    from serving.drift import adwin, page_hinkley
     from serving.metrics import Metrics
+    from serving.pairing import Pairing
+    from serving.watcher import Watcher
     from streams.app import run_worker
-    from streams.flow import WatchParts, watch_flow
+    from streams.flow import watch_flow
+    from streams.watch import Watch
 
     metrics = Metrics(CollectorRegistry())
     app = make_app(settings, "watch", port=settings.watch.port)
-    parts = WatchParts(
+    watch = Watch(
         topics=Topics(settings.kafka.prefix),
-        redis=make_redis(settings),
-        namespace=settings.redis.namespace,
-        kinds={name: task_kind(task.kind) for name, task in settings.tasks.items()},
-        window=settings.watch.window,
-        pair_ttl_s=settings.watch.pair_ttl_s,
-        adwin_delta=settings.watch.adwin_delta,
-        page_hinkley_threshold=settings.watch.page_hinkley_threshold,
+        pairing=Pairing(
+            make_redis(settings),
+            namespace=settings.redis.namespace,
+            ttl_s=settings.watch.pair_ttl_s,
+            remember_s=settings.watch.pair_ttl_s,
+        ),
+        watcher=Watcher(
+            {name: task_kind(task.kind) for name, task in settings.tasks.items()},
+            window=settings.watch.window,
+            detectors={
+                "error": lambda: adwin.Adwin(delta=settings.watch.adwin_delta),
+                "confidence": lambda: page_hinkley.PageHinkley(
+                    threshold=settings.watch.page_hinkley_threshold
+                ),
+            },
+        ),
+        metrics=metrics,
     )
-    watch_flow(app, parts, metrics)
+    watch_flow(app, watch, metrics)
     run_worker(app, log_level=settings.log_level)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_bytes=settings.ingest.max_message_bytes,
+        max_age_s=settings.ingest.max_age_days * 86_400.0,
+        max_ahead_s=settings.ingest.max_ahead_s,
+    )
+
+
+def utc_now() -> datetime:
+    """Read the wall clock."""
+    return datetime.now(UTC)
 
 
 def state_file(settings: Settings) -> Path:

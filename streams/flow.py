@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
@@ -26,6 +27,9 @@ from streams.batches import each_batch
 from streams.decoding import Record
 from streams.ingest import Ingest
 from streams.lag import measure_lag
+from streams.models import ModelsReader
+from streams.serve import Serve
+from streams.watch import Watch
 from streams.web import attach_pages
 
 log = logging.getLogger(__name__)
@@ -43,20 +47,28 @@ def raw_topic(app: faust.App, name: str) -> Any:  # noqa: ANN401
     )
 
 
+def _attach(
+    app: faust.App,
+    topic: str,
+    handle: Callable[[faust.App, list[Record]], Awaitable[None]],
+    *,
+    name: str,
+    rows: int = 256,
+    within_s: float = 0.02,
+) -> None:
+    """Attach one agent: batches of raw records, handled until durable, then acknowledged."""
+
+    async def agent(stream: Any) -> None:  # noqa: ANN401
+        async def durable(records: list[Record]) -> None:
+            await handle(app, records)
+
+        await each_batch(stream, durable, rows=rows, within_s=within_s, transient=TRANSIENT)
+
+    app.agent(raw_topic(app, topic), name=name)(agent)
+
+
 def ingest_flow(app: faust.App, ingest: Ingest, metrics: Metrics) -> None:
     """Attach the ingest role: two agents, a timer for what waits too long, the pages."""
-
-    async def interactions(stream: Any) -> None:  # noqa: ANN401
-        async def handle(records: list[Record]) -> None:
-            await ingest.handle_interactions(app, records)
-
-        await each_batch(stream, handle, transient=TRANSIENT)
-
-    async def feedback(stream: Any) -> None:  # noqa: ANN401
-        async def handle(records: list[Record]) -> None:
-            await ingest.handle_feedback(app, records)
-
-        await each_batch(stream, handle, transient=TRANSIENT)
 
     async def tidy() -> None:
         try:
@@ -64,8 +76,49 @@ def ingest_flow(app: faust.App, ingest: Ingest, metrics: Metrics) -> None:
         except TRANSIENT as error:
             log.warning("tidying: %s; trying again", error)
 
-    app.agent(raw_topic(app, ingest.topics.interactions), name="interactions")(interactions)
-    app.agent(raw_topic(app, ingest.topics.feedback), name="feedback")(feedback)
+    _attach(app, ingest.topics.interactions, ingest.handle_interactions, name="interactions")
+    _attach(app, ingest.topics.feedback, ingest.handle_feedback, name="feedback")
     app.timer(TIDY_EVERY_S)(tidy)
+    measure_lag(app, metrics)
+    attach_pages(app, metrics=metrics)
+
+
+def serve_flow(
+    app: faust.App,
+    serve: Serve,
+    models: ModelsReader,
+    metrics: Metrics,
+    *,
+    rows: int,
+    within_s: float,
+) -> None:
+    """Attach the serve role: one agent, the reader of releases, the pages."""
+
+    async def follow_models(app: faust.App) -> None:
+        models.start()
+
+    _attach(
+        app,
+        serve.topics.interactions,
+        serve.handle,
+        name="serve",
+        rows=rows,
+        within_s=within_s,
+    )
+    app.task(follow_models)
+    measure_lag(app, metrics)
+    attach_pages(
+        app,
+        metrics=metrics,
+        releases=serve.releases,
+        ready={"releases-read": lambda: models.ready},
+        alive={"models-reader": lambda: models.alive},
+    )
+
+
+def watch_flow(app: faust.App, watch: Watch, metrics: Metrics) -> None:
+    """Attach the watch role: two agents that meet in Redis, the pages."""
+    _attach(app, watch.topics.predictions, watch.handle_predictions, name="predictions")
+    _attach(app, watch.topics.examples, watch.handle_examples, name="examples")
     measure_lag(app, metrics)
     attach_pages(app, metrics=metrics)

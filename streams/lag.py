@@ -5,6 +5,8 @@ Owns one timer; must not know agents.
 
 from __future__ import annotations
 
+from typing import Any
+
 import faust
 
 from serving.metrics import Metrics
@@ -21,7 +23,7 @@ def measure_lag(app: faust.App, metrics: Metrics) -> None:
     """
 
     async def lag() -> None:
-        consumer = app.consumer
+        consumer: Any = app.consumer
         for partition in consumer.assignment():
             end = consumer.highwater(partition)
             done = consumer._committed_offset.get(partition)

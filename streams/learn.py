@@ -17,11 +17,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from learners.checkpoint import CheckpointStore, Fence, LearnerState
+from torch import Tensor
 
 from learners.loop import Learner, StepReport
 from learners.releasing import Releaser, Verdict
@@ -203,7 +204,8 @@ class LearnRole:
                 self.observer.lag(partition.topic, partition.partition, max(0, behind))
 
     def _state(self) -> LearnerState:
-        arrays, tasks = {}, {}
+        arrays: dict[str, Tensor] = {}
+        tasks: dict[str, Any] = {}
         for task, learner in self.learners.items():
             state = learner.state()
             arrays |= {f"{task}/{name}": tensor for name, tensor in state.arrays.items()}
@@ -257,8 +259,3 @@ class LearnRole:
             }
             self.learners[task].restore(LearnerState(arrays=arrays, meta=meta))
             log.info("%s: resumed with %d examples learned", task, self.learners[task].learned)
-
-
-def utc_now() -> datetime:
-    """Read the wall clock."""
-    return datetime.now(UTC)

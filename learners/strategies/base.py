@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from learners.heads.base import ServedHead
-from learners.tasks.base import TaskKind
 from torch import Tensor
 
+from learners.heads.base import ServedHead
 from learners.model import Encoder
+from learners.tasks.base import TaskKind
 from learners.template import MicroBatch
 from schemas.fields import Label
 

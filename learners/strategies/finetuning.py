@@ -1,5 +1,4 @@
-"""What the strategies that train by gradient share: encoder, growing linear head, AdamW, and their
-state.
+"""What the strategies that train by gradient share: encoder, growing head, AdamW and their state.
 
 Owns one trainable model over the stream template. Dropout stays off: a step is then the same
 wherever it is taken up again, and the score before learning is clean.
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from learners.heads.base import ServedHead
-from learners.heads.linear import LinearHead
 from torch import Tensor, nn
 
 from learners.batch import collate
+from learners.heads.base import ServedHead
+from learners.heads.linear import LinearHead
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.template import MicroBatch, StreamTemplate
 from schemas.fields import Label
@@ -120,9 +119,10 @@ class FineTuning:
 
     def targets(self, labels: Sequence[Label]) -> Tensor:
         """Grow the head for what is new and give the targets; first dimension rows."""
-        for label in labels:
-            for text in self.kind.label_texts(label):
-                self._head.row_of(text)
+        rows = len(self._head.weight)
+        self._head.grow(text for label in labels for text in self.kind.label_texts(label))
+        if len(self._head.weight) > rows:
+            self._head.fit_optimizer(self._optimizer)
         index = {text: row for row, text in enumerate(self._head.labels)}
         return self.kind.targets(labels, index=index)
 

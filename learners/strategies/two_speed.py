@@ -15,17 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from learners.heads.base import ServedHead
-from learners.heads.ridge import RidgeHead
 from torch import Tensor, nn
 
+from learners.batch import IDS, MASK
+from learners.heads.base import ServedHead
+from learners.heads.ridge import RidgeHead
 from learners.model import Encoder
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.template import MicroBatch, StreamTemplate
 from schemas.errors import CheckpointError
 
 SOLVE_EVERY_ROWS = 32
-SOLVE_GROWTH = 64  # from 2,048 rows on, solve after every 1/64 of them: the number of solves stays small for ever
+# From 2,048 rows on, solve after every 1/64 of them: the number of solves stays small for ever.
+SOLVE_GROWTH = 64
 
 
 class FrozenFeatures(nn.Module):
@@ -42,7 +44,9 @@ class FrozenFeatures(nn.Module):
     def forward(self, packed: Tensor) -> Tensor:
         """Give the features of a packed batch, float32 [rows, width]."""
         (encoder,) = self._encoder
-        return torch.from_numpy(encoder.encode_packed(packed))
+        lengths = packed[:, MASK].sum(dim=1).tolist()
+        token_ids = [row[:n] for row, n in zip(packed[:, IDS].tolist(), lengths, strict=True)]
+        return torch.from_numpy(encoder.encode_tokens(token_ids))
 
 
 class AdditiveHead(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
