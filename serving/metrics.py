@@ -73,6 +73,13 @@ TABLE: tuple[Metric, ...] = (
         "Feedback messages by what became of them.",
     ),
     _counter("dead_letters_total", "messages", ("topic",), "Messages that could not be used."),
+    # every Faust role
+    _counter(
+        "messages_skipped_total",
+        "messages",
+        ("topic",),
+        "Messages this role passed over because it cannot read them.",
+    ),
     # serve
     _counter(
         "predictions_total", "predictions", ("task", "status"), "Answers given: ok, no-release."
@@ -163,6 +170,7 @@ class Metrics:
     interactions_waiting: Gauge
     feedback_total: Counter
     dead_letters_total: Counter
+    messages_skipped_total: Counter
     predictions_total: Counter
     prediction_latency_seconds: Histogram
     prediction_batch_rows: Histogram

@@ -70,6 +70,11 @@ class Truth(msgspec.Struct, frozen=True, array_like=True):
     time: datetime
     labelled_at: datetime
 
+    @property
+    def delay_s(self) -> float:
+        """From the interaction to its label, seconds; never less than 0."""
+        return max(0.0, (self.labelled_at - self.time).total_seconds())
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
