@@ -1,0 +1,67 @@
+"""What a head is to those who serve and score it, and how its blobs are written.
+
+Owns the interface and the file format; must not know any head, encoders or tasks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from schemas.errors import ReleaseError
+
+Floats = NDArray[np.float32]
+Arrays = dict[str, NDArray[Any]]
+Meta = dict[str, Any]
+
+NEVER = -1e4  # score of a label that must not be said: finite, so that probabilities stay finite
+
+
+class ServedHead(Protocol):
+    """Features to scores. Immutable while it serves."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Label of every row, in order of appearance."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Factor that makes scores calibrated logits (`TaskKind.probabilities`)."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a label of a multilabel task is said, 0 to 1."""
+        ...
+
+    def scores(self, features: Floats) -> Floats:
+        """Score float32 [rows, width]: float32 [rows, labels]."""
+        ...
+
+
+def pack(arrays: Mapping[str, NDArray[Any]], meta: Meta) -> bytes:
+    """Write arrays and JSON values as safetensors; the same content always gives the same bytes."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(contiguous, metadata={"head": json.dumps(meta, sort_keys=True)})
+
+
+def unpack(data: bytes) -> tuple[Arrays, Meta]:
+    """Read what `pack` wrote.
+
+    Raises:
+        ReleaseError: the bytes are damaged.
+    """
+    try:
+        arrays = safetensors.numpy.load(data)
+        size = int.from_bytes(data[:8], "little")
+        meta = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["head"])
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise ReleaseError(f"a head's blob is damaged: {error}") from error
+    return arrays, dict(meta)

@@ -1,0 +1,147 @@
+"""Recent rows that were never added to the sums: what a head chooses and calibrates itself on.
+
+Owns the bounded ring and the fits on it; must not know sums or solves. Calibration is temperature
+scaling (Guo et al., ICML 2017) for one label, Platt's logistic fit (1999) for several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learners.heads.base import Arrays, Floats
+
+MIN_PROBES = 24  # below it a share of correct answers says nothing
+_STEPS = 60  # of a golden section: brings the bracket below 1e-9 of its width
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+class ProbeRing:
+    """The newest rows given to it, at most `rows`.
+
+    Args:
+        rows: bound.
+        features: length of a feature row.
+        dimensions: length of its phi.
+    """
+
+    def __init__(self, *, rows: int, features: int, dimensions: int) -> None:
+        self.features: Floats = np.zeros((rows, features), dtype=np.float32)
+        self.phi = torch.zeros(rows, dimensions)
+        self.label_rows: list[tuple[int, ...]] = []
+        self.seen = 0
+
+    def __len__(self) -> int:
+        return len(self.label_rows)
+
+    def add(self, features: Floats, phi: Tensor, label_rows: Sequence[tuple[int, ...]]) -> None:
+        """Keep rows, replacing the oldest."""
+        capacity = len(self.features)
+        for row, labels in enumerate(label_rows):
+            place = self.seen % capacity
+            self.features[place] = features[row]
+            self.phi[place] = phi[row]
+            if place < len(self.label_rows):
+                self.label_rows[place] = labels
+            else:
+                self.label_rows.append(labels)
+            self.seen += 1
+
+    def state(self) -> Arrays:
+        """Give the ring as arrays."""
+        kept = len(self)
+        lengths = [len(labels) for labels in self.label_rows]
+        flat = [row for labels in self.label_rows for row in labels]
+        return {
+            "probe_features": self.features[:kept].copy(),
+            "probe_phi": self.phi[:kept].numpy().copy(),
+            "probe_lengths": np.array(lengths, dtype=np.int32),
+            "probe_labels": np.array(flat, dtype=np.int32),
+            "probe_seen": np.array([self.seen], dtype=np.int64),
+        }
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take up what `state` gave."""
+        lengths = arrays["probe_lengths"].tolist()
+        self.features[: len(lengths)] = arrays["probe_features"]
+        self.phi[: len(lengths)] = torch.from_numpy(np.array(arrays["probe_phi"]))
+        ends = np.cumsum([0, *lengths])
+        flat = arrays["probe_labels"].tolist()
+        self.label_rows = [tuple(flat[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.seen = int(arrays["probe_seen"][0])
+
+
+def softmax_loss(scores: Floats, truth: NDArray[np.intp], scale: float) -> float:
+    """Give the mean negative log-likelihood of softmax(scale * scores), in nats."""
+    logits = scale * scores.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    own = logits[np.arange(len(truth)), truth]
+    return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - own))
+
+
+def fit_softmax_scale(scores: Floats, truth: NDArray[np.intp]) -> float:
+    """Find the scale between 1 and 200 at which softmax(scale * scores) is most likely.
+
+    Args:
+        scores: float32 [rows, labels], at least one row.
+        truth: column of each row's label.
+    """
+    low, high = 0.0, np.log(200.0)
+    for _ in range(_STEPS):  # the loss is convex in the scale, so it has one minimum in its log
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        if softmax_loss(scores, truth, np.exp(left)) < softmax_loss(scores, truth, np.exp(right)):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
+
+
+def fit_sigmoid(scores: Floats, truth: NDArray[np.bool_]) -> tuple[float, float]:
+    """Find scale and offset at which sigmoid(scale * (score - offset)) is most likely.
+
+    Newton's method on the two numbers, with a weak pull to scale 12 and offset 1/2, which decides
+    while there is nothing to fit.
+
+    Args:
+        scores: float32 [rows, labels].
+        truth: [rows, labels].
+
+    Returns:
+        scale, 1 to 100, and offset, 0 to 1.
+    """
+    x, y = scores.astype(np.float64).ravel(), truth.astype(np.float64).ravel()
+    prior = np.array([12.0, -6.0])
+    theta = prior.copy()
+    design = np.stack([x, np.ones_like(x)])
+    for _ in range(25):
+        p = 1.0 / (1.0 + np.exp(-np.clip(theta @ design, -60, 60)))
+        gradient = design @ (p - y) + 1e-2 * (theta - prior)
+        curvature = (design * (p * (1 - p))) @ design.T + 1e-2 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        theta -= np.clip(step, -4.0, 4.0)
+    scale = float(np.clip(theta[0], 1.0, 100.0))
+    return scale, float(np.clip(-theta[1] / scale, 0.0, 1.0))
+
+
+def best_threshold(probabilities: Floats, truth: NDArray[np.bool_]) -> tuple[float, float]:
+    """Find the threshold with the best micro-F1.
+
+    Args:
+        probabilities: float32 [rows, labels].
+        truth: [rows, labels].
+
+    Returns:
+        threshold, 0.05 to 0.95, and its F1, 0 to 1 (1 when nothing is true and nothing said). Of
+        equals, the one nearest to 1/2.
+    """
+    best = (-1.0, 0.0, 0.5)
+    for threshold in np.linspace(0.05, 0.95, 37):
+        said = probabilities >= threshold
+        total = int(said.sum() + truth.sum())
+        f1 = 2 * int((said & truth).sum()) / total if total else 1.0
+        best = max(best, (f1, -abs(float(threshold) - 0.5), float(threshold)))
+    return best[2], best[0]

@@ -1,0 +1,34 @@
+"""A released head from its blobs, whatever kind it is.
+
+Owns the table of kinds; must not know how any of them is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from learners.heads.base import ServedHead, unpack
+from learners.heads.linear import SolvedLinear
+from learners.heads.solved import SolvedRidge
+from schemas.errors import ReleaseError
+
+READERS: dict[str, Callable[[Mapping[str, bytes]], ServedHead]] = {
+    "linear": SolvedLinear.from_blobs,
+    "ridge": SolvedRidge.from_blobs,
+}
+
+
+def load_served_head(blobs: Mapping[str, bytes]) -> ServedHead:
+    """Read a head; other names in the mapping are ignored.
+
+    Raises:
+        ReleaseError: a blob is missing or damaged, or of a kind this build does not know.
+    """
+    try:
+        _, meta = unpack(blobs["head"])
+        kind = meta.get("type")
+        if kind not in READERS:
+            raise ReleaseError(f"head type {kind!r}: one of {', '.join(READERS)} was expected")
+        return READERS[kind](blobs)
+    except KeyError as error:
+        raise ReleaseError(f"the release lacks {error.args[0]!r}, which its head needs") from error
