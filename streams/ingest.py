@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import faust
-from learners.replay import ReplayMemory, ReplayRow
 
 from learners.holdout import is_held_out
 from learners.join import (
@@ -34,6 +33,7 @@ from learners.join import (
     LabelJoin,
     Outcome,
 )
+from learners.replay import ReplayMemory, ReplayRow
 from learners.tasks.base import TaskKind
 from schemas import DeadLetter, Example, Feedback, Interaction, codec
 from schemas.errors import LabelError, MessageError
