@@ -40,7 +40,7 @@ def attach_pages(
 
     async def healthz(page: Any, request: Any) -> Any:  # noqa: ANN401
         del request
-        return _verdict(page, liveness, {})
+        return _verdict(page, liveness, {}, otherwise="failing")
 
     async def readyz(page: Any, request: Any) -> Any:  # noqa: ANN401
         del request
@@ -52,7 +52,7 @@ def attach_pages(
                 else None
                 for task in sorted(releases.tasks)
             }
-        return _verdict(page, readiness, more)
+        return _verdict(page, readiness, more, otherwise="waiting")
 
     async def scrape(page: Any, request: Any) -> Any:  # noqa: ANN401
         del request
@@ -106,8 +106,14 @@ def _watch_assignment(app: faust.App) -> Callable[[], bool]:
     return lambda: state["assigned"] and not app.rebalancing
 
 
-def _verdict(page: Any, checks: Checks, more: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _verdict(
+    page: Any,  # noqa: ANN401
+    checks: Checks,
+    more: Mapping[str, Any],
+    *,
+    otherwise: str,
+) -> Any:  # noqa: ANN401
     results = {name: check() for name, check in checks.items()}
     good = all(results.values())
-    body = {"status": "ok" if good else "waiting", "checks": results, **more}
+    body = {"status": "ok" if good else otherwise, "checks": results, **more}
     return page.json(body, status=200 if good else 503)
