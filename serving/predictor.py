@@ -17,7 +17,6 @@ from schemas.errors import MessageError
 
 if TYPE_CHECKING:
     from learners.released import ReleasedModel
-
     from learners.tasks import Decision, TaskKind
 
 log = logging.getLogger(__name__)
@@ -108,10 +107,7 @@ class Predictor:
                 status="ok",
                 label=decision.label,
                 score=_unit(decision.score),
-                top=tuple(
-                    Scored(label=label, score=_unit(score))
-                    for label, score in decision.top[: self._top]
-                ),
+                top=tuple(Scored(label=label, score=_unit(score)) for label, score in decision.top),
                 release=release.version,
                 # Another machine's clock made the release: never let its skew show as less than 0.
                 release_age_s=max(0.0, (now - release.time).total_seconds()),
@@ -154,7 +150,8 @@ class Predictor:
             for index, row in enumerate(mine):
                 by_model.setdefault(id(row.model), []).append(index)
             for indices in by_model.values():
-                decisions = mine[indices[0]].model.decide(features[indices])
+                model = mine[indices[0]].model
+                decisions = model.decide(features[indices], top=self._top)
                 decided += zip([mine[index] for index in indices], decisions, strict=True)
         return decided
 
