@@ -316,8 +316,8 @@ def _run_learn(settings: Settings) -> None:
 def _run_serve(settings: Settings) -> None:
     from kafka import KafkaConsumer
     from learners.registry import Registry
-    from learners.released import EncoderCache, ReleasedModel
 
+    from learners.released import EncoderCache, ReleasedModel
     from learners.tasks import task_kind
     from serving.metrics import Metrics
     from serving.predictor import Predictor
