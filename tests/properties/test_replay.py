@@ -1,0 +1,137 @@
+"""Laws of replay memory: after any offers and erasures it is bounded, whole and without repeats."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import redis as redis_client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from learners.replay import POLICIES, Policy, ReplayMemory, ReplayRow
+from schemas.fields import Label
+
+_run = itertools.count()
+some_labels: st.SearchStrategy[Label] = st.sampled_from(["a", "b", "c", (), ("a", "z"), ("q",)])
+rows = st.builds(
+    ReplayRow,
+    id=st.integers(0, 25).map(str),
+    user=st.sampled_from(["u", "v", "w:x"]),
+    label=some_labels,
+    text=st.text(min_size=1, max_size=60),
+    revision=st.integers(1, 3),
+    held_out=st.booleans(),
+)
+steps = st.lists(
+    st.lists(rows, max_size=12) | st.sampled_from(["u", "v", "w:x", "nobody"]), max_size=12
+)
+
+
+def read_hash(redis: redis_client.Redis, key: str) -> dict[str, bytes]:
+    return {str(name, "utf-8"): bytes(value) for name, value in redis.hgetall(key).items()}  # type: ignore[arg-type]
+
+
+def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) -> None:
+    """Every row is in exactly one slot of its class; slots have no holes; sums are true."""
+    stored = read_hash(redis, f"{base}rows")
+    decoded = {id_: msgspec.msgpack.decode(row, type=ReplayRow) for id_, row in stored.items()}
+    seen: list[str] = []
+    for part in "th":
+        for name, count in read_hash(redis, f"{base}sizes:{part}").items():
+            slots = read_hash(redis, f"{base}slots:{part}:{name}")
+            assert sorted(int(slot) for slot in slots) == list(range(int(count)))
+            for id_ in slots.values():
+                row = decoded[id_.decode()]
+                label = row.label if isinstance(row.label, str) else (*row.label, "")[0]
+                assert (label, "h" if row.held_out else "t") == (name, part)
+                seen.append(id_.decode())
+    assert sorted(seen) == sorted(stored) == memory.ids()
+    by_user: dict[str, set[str]] = {}
+    for row in decoded.values():
+        by_user.setdefault(row.user, set()).add(row.id)
+    keys = {str(key, "utf-8") for key in redis.scan_iter(f"{base}user:*")}
+    assert keys == {f"{base}user:{user}" for user in by_user}
+    for user, members in by_user.items():
+        assert redis.smembers(f"{base}user:{user}") == {id_.encode() for id_ in members}
+    size = memory.size()
+    assert size.rows == sum(not row.held_out for row in decoded.values())
+    assert size.held_out_rows == sum(row.held_out for row in decoded.values())
+    assert size.bytes == sum(len(row) + len(id_.encode()) for id_, row in stored.items())
+
+
+@settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    policy=st.sampled_from(POLICIES),
+    max_rows=st.integers(0, 8),
+    max_bytes=st.integers(0, 1500),
+    held_out_rows=st.integers(0, 4),
+    steps=steps,
+)
+def test_memory_is_bounded_and_whole_after_any_steps(
+    redis: redis_client.Redis,
+    policy: Policy,
+    max_rows: int,
+    max_bytes: int,
+    held_out_rows: int,
+    steps: list[list[ReplayRow] | str],
+) -> None:
+    namespace = f"p{next(_run)}"
+    memory = ReplayMemory(
+        redis,
+        namespace=namespace,
+        task="t",
+        policy=policy,
+        max_rows=max_rows,
+        max_bytes=max_bytes,
+        held_out_rows=held_out_rows,
+    )
+    for step in steps:
+        before = len(memory.ids())
+        if isinstance(step, str):
+            erased = memory.erase_user(step)
+            assert len(memory.ids()) == before - erased
+            assert all((row := memory.get(id_)) and row.user != step for id_ in memory.ids())
+        else:
+            report = memory.offer(step)
+            assert sum(report[:4]) == len(step)
+            size = memory.size()
+            assert size.rows <= max_rows
+            assert size.bytes <= max_bytes
+            assert size.held_out_rows <= held_out_rows
+        check_structure(redis, f"{namespace}:{{r.t}}:", memory)
+    drawn = memory.sample(8, draws=[n / 8 for n in range(8)])
+    assert len(drawn) == (8 if memory.size().rows else 0)
+    assert all(row == memory.get(row.id) and not row.held_out for row in drawn)
+    probe = memory.held_out(100)
+    assert len({row.id for row in probe}) == len(probe) == memory.size().held_out_rows
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(offers=st.lists(rows, max_size=30))
+def test_with_room_the_newest_revision_stays_whatever_the_order(
+    redis: redis_client.Redis, offers: list[ReplayRow]
+) -> None:
+    memory = ReplayMemory(
+        redis,
+        namespace=f"q{next(_run)}",
+        task="t",
+        max_rows=100,
+        max_bytes=1_000_000,
+        held_out_rows=100,
+    )
+    memory.offer(offers)
+    memory.offer(offers[::-1])
+    for id_ in {row.id for row in offers}:
+        newest = max(row.revision for row in offers if row.id == id_)
+        kept = memory.get(id_)
+        assert kept is not None
+        assert kept == next(r for r in offers if r.id == id_ and r.revision == newest)
