@@ -21,6 +21,9 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from schemas import codec
 from streams.app import AppConfig, make_app
+from tests.foundry import encoder, foundry
+
+__all__ = ["encoder", "foundry", "launch", "wire"]
 
 T = TypeVar("T")
 
@@ -44,6 +47,8 @@ class Wire:
         consumer = self.consumer()
         try:
             numbers = consumer.partitions_for_topic(topic) or set()
+            if not numbers:  # nobody has written to it yet
+                return []
             partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
             consumer.assign(partitions)
             consumer.seek_to_beginning(*partitions)
