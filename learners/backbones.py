@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -89,7 +90,7 @@ def load_model(folder: Path) -> nn.Module:
             model, report = AutoModel.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EncoderError(f"{folder} cannot be loaded as an encoder: {reason}") from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
@@ -150,20 +151,20 @@ def portable_config(config: Any) -> dict[str, Any]:  # noqa: ANN401 - transforme
     return {name: value for name, value in settings.items() if name not in _NOT_PORTABLE}
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read tokenizer.json.
+def read_tokenizer(data: bytes) -> Tokenizer:
+    """Read the content of a tokenizer.json.
 
     Raises:
-        EncoderError: the file is not a tokenizer.
+        EncoderError: it is not a tokenizer.
     """
     try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:
-        raise EncoderError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error}") from error
+        return Tokenizer.from_str(data.decode())
+    except Exception as error:  # the library raises no narrower one
+        raise EncoderError(f"tokenizer.json is damaged: {error}") from error
 
 
 def probe_texts(tokenizer: Tokenizer, *, count: int, seed: int = 0) -> list[str]:
-    """Make texts of 3 to 40 words from a tokenizer's vocabulary: any language in its own words.
+    """Make texts of 3 to 24 words from a tokenizer's vocabulary: any language in its own words.
 
     Returns:
         `count` texts, always the same for the same tokenizer and seed.
@@ -172,7 +173,7 @@ def probe_texts(tokenizer: Tokenizer, *, count: int, seed: int = 0) -> list[str]
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     words = [word.lstrip("\u2581\u0120") for word, _ in vocabulary]
     words = [word for word in words if word.isalpha()] or ["a"]
-    lengths = generator.integers(3, 41, size=count)
+    lengths = generator.integers(3, 25, size=count)
     return [
         " ".join(words[index] for index in generator.integers(0, len(words), size=length))
         for length in lengths

@@ -26,7 +26,7 @@ Forward = Callable[[nn.Module, int], NDArray[np.float32]]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 MIN_COSINE = 0.995  # to fp32 features, for every probe text; below it answers would change
 MIN_GAIN = 1.1  # bf16 must be this much faster: a tie is not worth another arithmetic
-PROBE_TEXTS = 80
+PROBE_TEXTS = 64
 SHARES = 5  # the first warms up, the others are timed
 
 

@@ -230,7 +230,7 @@ class Encoder:
         folder = backbones.find(name_or_folder)
         return cls(
             backbones.load_model(folder),
-            backbones.load_tokenizer(folder),
+            backbones.read_tokenizer((folder / "tokenizer.json").read_bytes()),
             name=name_or_folder,
             max_tokens=max_tokens,
             device=device,
@@ -260,7 +260,7 @@ class Encoder:
             if config["pooling"] != POOLING:
                 raise EncoderError(f"pooling {config['pooling']!r}: only {POOLING!r} is known")
             backbone = backbones.rebuild_model(config["model"], weights)
-            tokenizer = Tokenizer.from_str(blobs["tokenizer"].decode())
+            tokenizer = backbones.read_tokenizer(blobs["tokenizer"])
             max_tokens = int(config["max_tokens"])
         except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise EncoderError(f"the encoder's blobs are damaged: {error}") from error

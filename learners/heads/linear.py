@@ -24,7 +24,7 @@ class LinearHead(nn.Module):
 
     Args:
         width: length of a feature row.
-        seed: of the rows' first values: a row's depends on the seed and its number alone.
+        seed: kept for heads with random first values; rows of this one start at zero.
 
     Attributes:
         labels: in order of appearance, never re-indexed.
@@ -39,6 +39,7 @@ class LinearHead(nn.Module):
         self.threshold = 0.5
         self._index: dict[str, int] = {}
         self._seed = seed
+        self._outgrown: list[tuple[nn.Parameter, str]] = []
         self.weight = nn.Parameter(torch.zeros(FIRST_ROWS, width))
         self.bias = nn.Parameter(torch.zeros(FIRST_ROWS))
 
@@ -48,11 +49,7 @@ class LinearHead(nn.Module):
             self._index[label] = len(self.labels)
             self.labels.append(label)
             if len(self.labels) > len(self.weight):
-                more = len(self.weight)
-                with torch.no_grad():
-                    self.weight.data = nn.functional.pad(self.weight.data, (0, 0, 0, more))
-                    self.bias.data = nn.functional.pad(self.bias.data, (0, more))
-                self.weight.grad = self.bias.grad = None
+                self._make_room()
         return self._index[label]
 
     def grow(self, labels: Iterable[str]) -> None:
@@ -60,20 +57,44 @@ class LinearHead(nn.Module):
         for label in labels:
             self.row_of(label)
 
-    def fit_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Pad the optimizer's moments of this head with zeros, after rows were added.
+    def _make_room(self) -> None:
+        """Double the rows.
 
-        The parameters stay the same objects when the head grows, so the optimizer keeps them.
+        New parameters, not resized ones: graphs of the old may still be alive.
         """
-        for parameter in (self.weight, self.bias):
-            for name, moment in optimizer.state.get(parameter, {}).items():
-                if isinstance(moment, Tensor) and moment.dim() == parameter.dim():
-                    missing = len(parameter) - len(moment)
-                    padding = [0, 0] * (moment.dim() - 1) + [0, missing]
-                    optimizer.state[parameter][name] = nn.functional.pad(moment, padding)
+        for name in ("weight", "bias"):
+            old: nn.Parameter = getattr(self, name)
+            self._outgrown.append((old, name))
+            setattr(self, name, nn.Parameter(torch.cat([old.detach(), torch.zeros_like(old)])))
+
+    def fit_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give the optimizer the parameters of a head that has grown, moments padded with zeros.
+
+        To be called after labels were added and before the next step; without growth it does
+        nothing.
+        """
+        for old, name in self._outgrown:
+            new: nn.Parameter = getattr(self, name)
+            for group in optimizer.param_groups:
+                group["params"] = [new if p is old else p for p in group["params"]]
+            moments = optimizer.state.pop(old, {})
+            for key, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == old.shape:
+                    padded = torch.zeros_like(new)
+                    padded[: len(old)] = value
+                    moments[key] = padded
+            if moments:
+                optimizer.state[new] = moments
+        self._outgrown.clear()
 
     def forward(self, features: Tensor) -> Tensor:
-        """Give logits: float32 [rows, width] to float32 [rows, labels]."""
+        """Give logits: float32 [rows, width] to float32 [rows, labels].
+
+        Raises:
+            RuntimeError: the head has grown past what the optimizer knows: `fit_optimizer` is due.
+        """
+        if self._outgrown and torch.is_grad_enabled():
+            raise RuntimeError("the head has grown: fit_optimizer must come before the next step")
         known = len(self.labels)
         return nn.functional.linear(
             FEATURE_SCALE * features, self.weight[:known], self.bias[:known]

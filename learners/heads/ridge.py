@@ -133,12 +133,15 @@ class RidgeHead:
             sign: 1 to add, -1 to take back what was added before.
 
         Raises:
-            ValueError: lengths differ, or a row has not exactly one label where one is needed.
+            ValueError: lengths differ, a feature is not finite, or a row has not exactly one label
+                where one is needed.
         """
         if len(features) != len(label_rows):
             raise ValueError(f"{len(features)} rows of features, {len(label_rows)} of labels")
         if self.solver == "class-balanced" and any(len(rows) != 1 for rows in label_rows):
             raise ValueError("a class-balanced head takes exactly one label a row")
+        if not np.isfinite(features).all():
+            raise ValueError("features hold NaN or infinity: one such row would spoil the sums")
         phi = self._projection.phi(features).double()  # [rows, d]
         raw = torch.from_numpy(np.ascontiguousarray(features)).double()
         pairs = [(row, label) for row, labels in enumerate(label_rows) for label in labels]
@@ -343,13 +346,20 @@ class RidgeHead:
 
 
 def _ridge(a: Tensor, b: Tensor, *, strength: float) -> Tensor:
-    """Solve (A + lambda I) w = b by Cholesky: float64 [d, labels].
+    """Solve (A + lambda I) w = b by Cholesky, lambda = strength * trace(A) / d.
 
-    lambda is strength * trace(A) / d.
-    Subtractions leave A off symmetric positive definite by rounding: then lambda is raised tenfold.
+    Rounding after subtractions can leave A just off positive definite: lambda is then raised.
+
+    Args:
+        a: float64 [d, d], symmetric.
+        b: float64 [d, labels].
+        strength: over 0.
+
+    Returns:
+        float64 [d, labels].
     """
     ridge = max(strength * float(a.trace()) / len(a), 1e-12)
-    while True:  # ends: a large enough lambda makes any symmetric matrix definite
+    while True:  # ends: A is finite, and a large enough lambda makes it definite
         shifted = a.clone()
         shifted.diagonal().add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(shifted)
