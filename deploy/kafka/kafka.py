@@ -1,0 +1,223 @@
+"""Start and stop one real Apache Kafka node (KRaft, no ZooKeeper) from its jars.
+
+Needs Java 17 or newer, and Maven once to fetch the jars. Standard library only::
+
+    python deploy/kafka/kafka.py start            # prints host:port when it answers
+    python deploy/kafka/kafka.py status
+    python deploy/kafka/kafka.py stop
+
+Owns fetching, formatting, starting, stopping; must not know mindstream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+JARS = HERE / "target" / "jars"
+DEFAULT_PORT = 9092
+DEFAULT_DATA = HERE / "target" / "data"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+
+
+class KafkaError(Exception):
+    """Raised when the node cannot be fetched, started or stopped; says what to do."""
+
+
+class KafkaNode:
+    """One node with its own port and data directory.
+
+    Args:
+        port: of the broker; the controller takes the next one.
+        data: directory of its log, configuration and process id.
+        heap: the JVM's heap, as `-Xmx` takes it.
+    """
+
+    def __init__(
+        self, *, port: int = DEFAULT_PORT, data: Path = DEFAULT_DATA, heap: str = "512m"
+    ) -> None:
+        self.port = port
+        self.data = data.resolve()
+        self.heap = heap
+        self.bootstrap = f"127.0.0.1:{port}"
+        self._pid_file = self.data / "pid"
+        self._properties = self.data / "server.properties"
+
+    def start(self) -> None:
+        """Start the node and wait until it answers; formats its storage the first time.
+
+        Raises:
+            KafkaError: Java, Maven or a port is missing, or it does not come up.
+        """
+        if self.pid() is not None:
+            return
+        for port in (self.port, self.port + 1):
+            if _answers(port):
+                raise KafkaError(f"port {port} is taken; choose another with --port")
+        fetch_jars()
+        self.data.mkdir(parents=True, exist_ok=True)
+        template = (HERE / "server.properties").read_text()
+        self._properties.write_text(
+            template.replace("{port}", str(self.port))
+            .replace("{controller_port}", str(self.port + 1))
+            .replace("{data}", str(self.data))
+        )
+        if not (self.data / "log" / "meta.properties").exists():
+            self._format()
+        log = self.data / "kafka.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._properties)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._pid_file.write_text(str(process.pid))
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while not _answers(self.port):
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                self.stop()
+                said = log.read_text(errors="replace")[-1500:]
+                raise KafkaError(f"Kafka did not come up on {self.bootstrap}; it said:\n{said}")
+            time.sleep(0.1)
+
+    def _format(self) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        done = subprocess.run(
+            self._java(
+                "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)
+            ),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise KafkaError(f"formatting {self.data} failed:\n{done.stdout}{done.stderr}")
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        java = shutil.which("java")
+        if java is None:
+            raise KafkaError("Kafka needs Java 17 or newer on the PATH")
+        return [
+            java,
+            f"-Xmx{self.heap}",
+            "-XX:+UseG1GC",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-XX:TieredStopAtLevel=1",  # starts in half the time; throughput suffices for tests
+            "-cp",
+            f"{JARS}/*",
+            main,
+            *arguments,
+        ]
+
+    def pid(self) -> int | None:
+        """Give the node's process id, or None when it is not running."""
+        try:
+            pid = int(self._pid_file.read_text())
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return None
+        return pid
+
+    def stop(self) -> None:
+        """Stop the node in order; its data stays. Does nothing when it is not running."""
+        pid = self.pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGTERM)
+            deadline_s = time.monotonic() + STOP_TIMEOUT_S
+            while _is_running(pid):
+                if time.monotonic() > deadline_s:
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.05)
+        self._pid_file.unlink(missing_ok=True)
+
+
+def fetch_jars() -> None:
+    """Fetch Kafka's jars with Maven, once.
+
+    Raises:
+        KafkaError: Maven is missing or fails.
+    """
+    if (JARS / ".complete").exists():
+        return
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise KafkaError("fetching Kafka's jars needs Maven (mvn) on the PATH, once")
+    done = subprocess.run(
+        [
+            maven,
+            "-q",
+            "-B",
+            "-ntp",
+            "-f",
+            str(HERE / "pom.xml"),
+            "dependency:copy-dependencies",
+            "-DincludeScope=runtime",
+            f"-DoutputDirectory={JARS}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise KafkaError(f"Maven could not fetch Kafka's jars:\n{done.stdout}{done.stderr}")
+    (JARS / ".complete").touch()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _is_running(pid: int) -> bool:
+    """Say whether a process lives; a child of ours that ended is reaped on the way."""
+    with contextlib.suppress(ChildProcessError):
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description="Start and stop one real Apache Kafka node (KRaft) on this machine.",
+        epilog="Point mindstream at it: MINDSTREAM_KAFKA__SERVERS=127.0.0.1:9092",
+    )
+    parser.add_argument("command", choices=["start", "stop", "status"])
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="broker; 9092 by default")
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="where its log is kept")
+    options = parser.parse_args()
+    node = KafkaNode(port=options.port, data=options.data)
+    try:
+        if options.command == "start":
+            node.start()
+        elif options.command == "stop":
+            node.stop()
+    except KafkaError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    pid = node.pid()
+    sys.stdout.write(f"{node.bootstrap} (process {pid})\n" if pid else "not running\n")
+    return 0 if pid or options.command == "stop" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
