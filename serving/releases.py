@@ -160,7 +160,7 @@ class Releases:
         before = self._models.get(task)
         since = self._now()
         self._serving = MappingProxyType({**self._serving, task: Serving(model, since)})
-        self._highest[task] = max(self._highest.get(task, 0), _count(release))
+        self._highest[task] = _count(release)
         # The one assignment that a batch can see: before it the old, after it the new release.
         self._models = MappingProxyType({**self._models, task: model})
         metrics = self._metrics
@@ -173,19 +173,13 @@ class Releases:
         log.info("task %s: release %s answers", task, release.version)
 
     def _is_newer(self, release: ModelRelease, waiting: ModelRelease | None) -> bool:
-        """Say whether a release comes after both what serves and what waits to be loaded.
+        """Say whether a release comes after both what served and what waits to be loaded.
 
-        Releases are ordered by their count. A rollback goes back on purpose: it counts when it was
-        made after what serves, so that one read again later changes nothing.
+        Releases of a task are ordered by the count in their version. A rollback is a release with
+        a count of its own over old blobs, so that one read again later changes nothing.
         """
-        served = self._models.get(release.task)
-        if release.rolled_back_from is not None:
-            rivals = [served.release if served else None, waiting]
-            return all(rival is None or release.time > rival.time for rival in rivals)
         highest = self._highest.get(release.task, 0)
-        if waiting is not None:
-            highest = max(highest, _count(waiting))
-        return _count(release) > highest
+        return _count(release) > max(highest, _count(waiting) if waiting is not None else 0)
 
     def _still(self, task: str) -> str:
         served = self._models.get(task)
@@ -195,6 +189,5 @@ class Releases:
 
 
 def _count(release: ModelRelease) -> int:
-    """Give a release's place in its task's order; a rollback stands where it rolled back from."""
-    version = release.rolled_back_from or release.version
-    return max(int(version.split("-")[0]), int(release.version.split("-")[0]))
+    """Give a release's place in its task's order."""
+    return int(release.version.split("-")[0])
