@@ -23,8 +23,7 @@ from learners.heads.probes import (
     ProbeRing,
     best_threshold,
     fit_sigmoid,
-    fit_softmax_scale,
-    softmax_loss,
+    fit_softmax,
 )
 from learners.heads.projection import Projection
 from learners.heads.solved import SolvedRidge
@@ -32,12 +31,14 @@ from schemas.errors import CheckpointError
 
 Solver = Literal["class-balanced", "least-squares"]
 
-STRENGTHS = (0.001, 0.003, 0.03, 0.3, 1.0)  # lambda = strength * trace(A) / dimensions
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # lambda = strength * trace(A) / dimensions
 FIRST_STRENGTH = 0.3  # until there are probes: a weak ridge collapses while rows pass the width
 FIRST_SCALE = 12.0
+CHOOSE_GROWTH = 1.5  # choose again when the sums have grown by this factor
+PRIORS = (0.0, 0.5, 1.0)  # share of the log prior that is added to the logits
+RAREST_SHARE = 0.25  # of the mean count: no class's prior is below it, so that new ones are heard
 YOUNG_ROWS = 24  # a class with fewer rows is young
 HALF_YOUNG_ROWS = 3.0  # rows at which means and ridge weigh the same
-GROWN_ROWS = 5  # classes with fewer rows are left out of calibration
 
 
 class RidgeHead:
@@ -82,7 +83,7 @@ class RidgeHead:
         self._raw_sums = torch.zeros(0, features, dtype=torch.float64)  # sum of features, by label
         self._counts = torch.zeros(0, dtype=torch.int64)
         self._ring = ProbeRing(rows=ring_rows, features=features, dimensions=d)
-        self._choose_at = 2 * MIN_PROBES
+        self._choose_at = MIN_PROBES
         self._solved = self._solution(torch.zeros(0, d), labels=0)
 
     @property
@@ -182,15 +183,23 @@ class RidgeHead:
     def solve(self) -> None:
         """Solve the sums; choose the strength again once the rows have doubled."""
         problem = self._problem()
-        if self.rows >= self._choose_at and len(self._usable()) >= MIN_PROBES:
-            candidates = [self._calibrated(problem, strength) for strength in STRENGTHS]
-            quality = [q for _, q in candidates]
-            best = max(range(len(STRENGTHS)), key=quality.__getitem__)
-            self.strength = STRENGTHS[best]
-            self._solved = candidates[best][0]
-            self._choose_at = 2 * self.rows
-        else:
+        if self.rows < self._choose_at or len(self._usable()) < MIN_PROBES:
             self._solved = self._calibrated(problem, self.strength)[0]
+            return
+        # Quality has one peak over the strengths: climb from the last choice, few solves a choice.
+        tried = {}
+        place = STRENGTHS.index(self.strength)
+        while True:
+            around = range(max(place - 1, 0), min(place + 2, len(STRENGTHS)))
+            for near in around:
+                if near not in tried:
+                    tried[near] = self._calibrated(problem, STRENGTHS[near])
+            best = max(around, key=lambda near: tried[near][1])
+            if best == place:
+                break
+            place = best
+        self.strength, self._solved = STRENGTHS[place], tried[place][0]
+        self._choose_at = int(CHOOSE_GROWTH * self.rows)
 
     def _problem(self) -> tuple[Tensor, Tensor, Tensor]:
         """Give A [d, d], right-hand sides [d, alive] and the rows of alive labels."""
@@ -207,7 +216,7 @@ class RidgeHead:
 
     def _calibrated(
         self, problem: tuple[Tensor, Tensor, Tensor], strength: float
-    ) -> tuple[SolvedRidge, tuple[float, float]]:
+    ) -> tuple[SolvedRidge, float]:
         """Solve at a strength; give the solution and its quality on the probes."""
         a, b, alive = problem
         known = len(self.labels)
@@ -218,17 +227,15 @@ class RidgeHead:
         solved = self._solution(weights, labels=known)
         usable = self._usable()
         if len(usable) < MIN_PROBES:
-            return self._uncalibrated(weights, known), (0.0, 0.0)
+            return self._uncalibrated(weights, known), 0.0
         scores = solved.scores_of(self._ring.features[usable], self._ring.phi[usable])
         if self.solver == "class-balanced":
             truth = np.array([self._ring.label_rows[row][0] for row in usable])
-            accuracy = float(np.mean(scores.argmax(axis=1) == truth))
-            grown = self._counts.numpy()[truth] >= GROWN_ROWS
-            scale = FIRST_SCALE
-            if grown.sum() >= MIN_PROBES:
-                scale = fit_softmax_scale(scores[grown], truth[grown])
-            loss = softmax_loss(scores, truth, scale)
-            return self._solution(weights, labels=known, scale=scale), (accuracy, -loss)
+            prior = self._log_prior(known)
+            fits = [(*fit_softmax(scores, truth, bias=share * prior), share) for share in PRIORS]
+            scale, loss, share = min(fits, key=lambda fit: fit[1])
+            weights[:, -1] += torch.from_numpy(share * prior / scale).float()
+            return self._solution(weights, labels=known, scale=scale), -loss
         indicators = np.zeros(scores.shape, dtype=np.bool_)
         for place, row in enumerate(usable):
             indicators[place, list(self._ring.label_rows[row])] = True
@@ -236,7 +243,14 @@ class RidgeHead:
         logits = np.clip(scale * (scores - offset), -60, 60)
         threshold, f1 = best_threshold(1 / (1 + np.exp(-logits)), indicators)
         weights[:, -1] -= offset
-        return self._solution(weights, labels=known, scale=scale, threshold=threshold), (f1, 0.0)
+        return self._solution(weights, labels=known, scale=scale, threshold=threshold), f1
+
+    def _log_prior(self, known: int) -> NDArray[np.float64]:
+        """Give the log of each label's count over the mean count: float64 [known]."""
+        counts = self._counts[:known].numpy().astype(np.float64)
+        mean = counts.sum() / max(int((counts > 0).sum()), 1)
+        prior: NDArray[np.float64] = np.log(np.maximum(counts / max(mean, 1.0), RAREST_SHARE))
+        return prior
 
     def _uncalibrated(self, weights: Tensor, known: int) -> SolvedRidge:
         if self.solver == "least-squares":

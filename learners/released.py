@@ -1,0 +1,132 @@
+"""One loaded release: texts or features to decisions. Immutable.
+
+Owns putting encoder, head and task kind together; must not know batching, swapping or topics.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from learners.heads.base import Floats, ServedHead
+from learners.heads.served import load_served_head
+from learners.model import BLOBS as ENCODER_BLOBS
+from learners.model import Encoder
+from learners.registry import Registry
+from learners.tasks import KINDS, Decision, TaskKind
+from schemas.errors import ReleaseError
+from schemas.models import Blob, ModelRelease
+
+TOP = 5  # labels listed beside an answer
+
+
+class EncoderCache:
+    """Encoders by the content of their blobs.
+
+    A new head over the same encoder so loads in milliseconds.
+
+    Args:
+        device: as for `Encoder.load`.
+        precision: as for `Encoder.load`.
+        encoders: kept at most, the least recently used is dropped first.
+    """
+
+    def __init__(self, *, device: str = "auto", precision: str = "auto", encoders: int = 2) -> None:
+        self._device = device
+        self._precision = precision
+        self._bound = encoders
+        self._encoders: OrderedDict[tuple[str, ...], Encoder] = OrderedDict()
+        self._lock = threading.Lock()  # releases are loaded in threads beside the one that serves
+
+    def get(self, release: ModelRelease, registry: Registry) -> Encoder:
+        """Give the encoder of a release, loaded at the first request.
+
+        Raises:
+            ReleaseError: a blob is missing or damaged.
+        """
+        missing = [name for name in ENCODER_BLOBS if name not in release.blobs]
+        if missing:
+            raise ReleaseError(f"release {release.version} lacks the blobs {', '.join(missing)}")
+        key = _key(release.blobs)
+        with self._lock:
+            if key not in self._encoders:
+                self._encoders[key] = Encoder.from_blobs(
+                    {name: registry.read_blob(release.blobs[name]) for name in ENCODER_BLOBS},
+                    name=release.backbone,
+                    device=self._device,
+                    precision=self._precision,
+                )
+            self._encoders.move_to_end(key)
+            while len(self._encoders) > self._bound:
+                self._encoders.popitem(last=False)
+            return self._encoders[key]
+
+    def keep(self, blobs: Mapping[str, Blob], encoder: Encoder) -> None:
+        """Use an encoder that is loaded already for releases with these blobs."""
+        with self._lock:
+            self._encoders[_key(blobs)] = encoder
+
+
+def _key(blobs: Mapping[str, Blob]) -> tuple[str, ...]:
+    return tuple(blobs[name].sha256 for name in ENCODER_BLOBS)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedModel:
+    """A release that can answer.
+
+    Attributes:
+        release: its manifest.
+        kind: of its task.
+        encoder: shared with every release that has the same one.
+        head: its own.
+    """
+
+    release: ModelRelease
+    kind: TaskKind
+    encoder: Encoder
+    head: ServedHead
+
+    def decide(self, features: Floats, *, top: int = TOP) -> list[Decision]:
+        """Answer for features of this release's encoder: one decision a row.
+
+        Args:
+            features: float32 [rows, width].
+            top: how many labels to list.
+        """
+        probabilities = self.kind.probabilities(self.head.scores(features), scale=self.head.scale)
+        return self.kind.decide(
+            probabilities, labels=self.head.labels, threshold=self.head.threshold, top=top
+        )
+
+    def predict(self, texts: Sequence[str], *, top: int = TOP) -> list[Decision]:
+        """Answer for texts, one decision a text."""
+        return self.decide(self.encoder.encode(texts), top=top)
+
+    @classmethod
+    def load(
+        cls, release: ModelRelease, registry: Registry, *, encoders: EncoderCache
+    ) -> ReleasedModel:
+        """Read a release's blobs, each verified by its hash.
+
+        Raises:
+            ReleaseError: a blob is missing or damaged, or this build does not know the task kind.
+        """
+        if release.kind not in KINDS:
+            raise ReleaseError(
+                f"release {release.version} is of kind {release.kind!r}, "
+                f"and this build knows {', '.join(KINDS)}"
+            )
+        blobs = {
+            name: registry.read_blob(blob)
+            for name, blob in release.blobs.items()
+            if name not in ENCODER_BLOBS
+        }
+        return cls(
+            release=release,
+            kind=KINDS[release.kind],
+            encoder=encoders.get(release, registry),
+            head=load_served_head(blobs),
+        )
