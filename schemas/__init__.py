@@ -1,4 +1,4 @@
-"""The message contracts, their codec and the error tree: the lowest layer, known to all, knowing nobody.
+"""The message contracts, their codec and the error tree: the lowest layer, known to all.
 
 ::
 

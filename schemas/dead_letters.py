@@ -23,6 +23,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """
 
     ce_type: ClassVar[str] = "mindstream.dead-letter"
+    identity: ClassVar[tuple[str, ...]] = ("topic", "partition", "offset")
 
     data: bytes
     reason: Annotated[str, Meta(min_length=1)]

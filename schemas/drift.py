@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from msgspec import Struct
 
-from schemas.fields import TaskName, Time
+from schemas.fields import Count, TaskName, Time
 
 
 class DriftSignal(
@@ -24,6 +24,7 @@ class DriftSignal(
     """
 
     ce_type: ClassVar[str] = "mindstream.drift"
+    identity: ClassVar[tuple[str, ...]] = ("task", "signal", "detector", "time")
 
     task: TaskName
     time: Time
@@ -31,7 +32,7 @@ class DriftSignal(
     detector: str
     level: Literal["warning", "drift"]
     statistic: float
-    rows: int
+    rows: Count
     release: str | None = None
     version: Literal[1] = 1
 
@@ -46,6 +47,7 @@ class Alert(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     ce_type: ClassVar[str] = "mindstream.alert"
+    identity: ClassVar[tuple[str, ...]] = ("task", "rule", "time")
 
     task: TaskName
     time: Time

@@ -22,6 +22,7 @@ class Example(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     """
 
     ce_type: ClassVar[str] = "mindstream.example"
+    identity: ClassVar[tuple[str, ...]] = ("id", "revision")
 
     id: Id
     user: User

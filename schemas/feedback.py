@@ -16,14 +16,16 @@ class Feedback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
     Attributes:
         interaction: id of the interaction; the message key.
-        kind: `label` and `correction` carry the truth; the first label counts, a correction replaces it.
-            `rating`, `click` and `dismiss` are kept for the task kinds that learn from them.
+        kind: `label` and `correction` carry the truth; the first label counts, a correction
+            replaces it. `rating`, `click` and `dismiss` are kept for the task kinds that learn
+            from them.
         value: a label, a list of labels, or a number, as the kind asks.
         time: when the user gave it.
         version: of this contract.
     """
 
     ce_type: ClassVar[str] = "mindstream.feedback"
+    identity: ClassVar[tuple[str, ...]] = ("interaction", "kind", "time")
 
     interaction: Id
     kind: FeedbackKind

@@ -1,7 +1,9 @@
-"""The bounded types that contracts are made of.
+r"""The bounded types that contracts are made of.
 
-Owns the limits of every field; knows nothing of topics or transport. All limits are checked while decoding, so a value
-that got past the codec holds them.
+Owns the limits of every field; knows nothing of topics or transport. All limits are checked while
+decoding, so a value that got past the codec holds them, and can be written again.
+
+Patterns end in `$(?!\n)`: Python's `$` alone also matches before a last line break.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ User = Annotated[
 TaskName = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$(?!\n)",
         description="Name of a task in the settings: lower case, digits, - and _.",
     ),
 ]
@@ -56,13 +58,15 @@ LabelList = Annotated[
 ]
 Label = LabelText | LabelList
 Time = Annotated[datetime, Meta(tz=True, description="RFC 3339 time with an offset.")]
-Scalar = str | int | float | bool | None
+# What a signed 64-bit integer holds; larger ones can be read but not written.
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Scalar = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)] | Integer | float | bool | None
 ScalarMap = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=64)], Scalar],
     Meta(max_length=64, description="Flat names and values; at most 64."),
 ]
 Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Sha256 = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes, in hexadecimal.")
+    str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="SHA-256 of the bytes, in hexadecimal.")
 ]

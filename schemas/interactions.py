@@ -15,7 +15,8 @@ class Interaction(
     """One user interaction that a task predicts on and may learn from.
 
     Attributes:
-        id: unique for ever; a second interaction with the same id is dropped and counted as repeated.
+        id: unique for ever; a second interaction with the same id is dropped, and counted as
+            repeated.
         user: whose interaction it is; the message key.
         task: the task it belongs to, one of those in the settings.
         time: when it happened, not when it was sent.
@@ -28,6 +29,7 @@ class Interaction(
     """
 
     ce_type: ClassVar[str] = "mindstream.interaction"
+    identity: ClassVar[tuple[str, ...]] = ("id",)
 
     id: Id
     user: User

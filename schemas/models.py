@@ -41,10 +41,11 @@ class GateReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 class ModelRelease(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """The manifest of a release. The topic is compacted by task: its newest value is what should serve.
+    """The manifest of a release; the newest one of a task is what should serve.
 
     Attributes:
-        version: `NNNNNN-xxxxxxxx`: a count within the task and the start of the hash over the blobs.
+        version: `NNNNNN-xxxxxxxx`: a count within the task, and the start of the hash over the
+            blobs.
         parent: version it replaces.
         kind: task kind, such as `classify`.
         strategy: name of the learning strategy.
@@ -58,9 +59,10 @@ class ModelRelease(
     """
 
     ce_type: ClassVar[str] = "mindstream.model"
+    identity: ClassVar[tuple[str, ...]] = ("task", "version", "time")
 
     task: TaskName
-    version: Annotated[str, Meta(pattern=r"^[0-9]{6,}-[0-9a-f]{8}$")]
+    version: Annotated[str, Meta(pattern=r"^[0-9]{6,}-[0-9a-f]{8}$(?!\n)")]
     time: Time
     kind: str
     strategy: str

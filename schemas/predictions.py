@@ -24,7 +24,8 @@ class Prediction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     Attributes:
         interaction: id of the interaction; the message key.
         time: when the answer was made.
-        status: `no-release` before the first release of the task: an answer that says so, not silence.
+        status: `no-release` before the first release of the task: an answer that says so, not
+            silence.
         label: what is predicted; a list for multilabel tasks.
         score: probability of the label (of all its labels, for multilabel).
         top: the most probable labels, best first.
@@ -34,6 +35,7 @@ class Prediction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """
 
     ce_type: ClassVar[str] = "mindstream.prediction"
+    identity: ClassVar[tuple[str, ...]] = ("interaction",)
 
     interaction: Id
     task: TaskName

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from schemas import DeadLetter, codec
 from schemas.errors import DecodeError, MessageError
+from schemas.times import check_time
 
 T = TypeVar("T")
 
@@ -114,19 +115,13 @@ def decode_record(contract: type[T], record: Record, *, limits: Limits, now: dat
     message = codec.decode(contract, record.value, record.headers)
     time: datetime | None = getattr(message, "time", None)
     if time is not None:
-        age_s = (now - time).total_seconds()
-        if age_s < -limits.max_ahead_s:
-            raise DecodeError(
-                f"time: {time.isoformat()} is {-age_s:,.0f} s in the future, "
-                f"at most {limits.max_ahead_s:,.0f} s are allowed",
-                record.value,
-            )
-        if age_s > limits.max_age_s:
-            raise DecodeError(
-                f"time: {time.isoformat()} is {age_s / 86_400:,.0f} days old, "
-                f"at most {limits.max_age_s / 86_400:,.0f} are allowed",
-                record.value,
-            )
+        check_time(
+            time,
+            now=now,
+            max_age_s=limits.max_age_s,
+            max_ahead_s=limits.max_ahead_s,
+            data=record.value,
+        )
     return message
 
 
