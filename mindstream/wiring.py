@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import ssl
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,6 @@ from streams.decoding import Limits
 from streams.topics import TABLE, Topics
 
 if TYPE_CHECKING:
-    import faust
     import redis
     from kafka import KafkaAdminClient, KafkaProducer
 
@@ -192,10 +190,11 @@ def set_threads(settings: Settings) -> None:
     torch.set_num_threads(settings.model.threads or max(1, (os.cpu_count() or 2) // 2))
 
 
-def make_app(settings: Settings, role: str, *, port: int) -> faust.App:
+def make_app(settings: Settings, role: str, *, port: int) -> Any:  # noqa: ANN401
     """Build a role's Faust app."""
-    from streams.app import AppConfig, make_app
+    from streams.app import AppConfig, Security, make_app
 
+    kafka = settings.kafka
     return make_app(
         AppConfig(
             name=f"{settings.kafka.prefix}-{role}",
@@ -205,26 +204,15 @@ def make_app(settings: Settings, role: str, *, port: int) -> faust.App:
             data_dir=settings.data_dir / "faust",
             embedded=settings.embedded_kafka,
             session_timeout_s=settings.kafka.session_timeout_s,
-            credentials=_credentials(settings),
+            security=Security(
+                protocol=kafka.security,
+                mechanism=kafka.sasl_mechanism,
+                username=kafka.username,
+                password=kafka.password,
+                ca_file=kafka.ca_file,
+            ),
         )
     )
-
-
-def _credentials(settings: Settings) -> Any:  # noqa: ANN401
-    import faust
-
-    kafka = settings.kafka
-    context = None
-    if kafka.security.endswith("ssl"):
-        context = ssl.create_default_context(cafile=kafka.ca_file or None)
-    if kafka.security.startswith("sasl"):
-        return faust.SASLCredentials(
-            username=kafka.username,
-            password=kafka.password,
-            mechanism=kafka.sasl_mechanism,
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context=context) if context else None
 
 
 def run_role(settings: Settings, role: str) -> None:
@@ -267,8 +255,8 @@ def _run_ingest(settings: Settings) -> None:
 
 def _run_learn(settings: Settings) -> None:
     from kafka import KafkaConsumer
-    from learners.checkpoint import CheckpointStore, Fence
 
+    from learners.checkpoint import CheckpointStore, Fence
     from serving.metrics import Metrics
     from streams.learn import Cadence, LearnRole
 
@@ -315,8 +303,8 @@ def _run_learn(settings: Settings) -> None:
 
 def _run_serve(settings: Settings) -> None:
     from kafka import KafkaConsumer
-    from learners.registry import Registry
 
+    from learners.registry import Registry
     from learners.released import EncoderCache, ReleasedModel
     from learners.tasks import task_kind
     from serving.metrics import Metrics

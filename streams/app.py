@@ -7,6 +7,7 @@ know agents or models.
 from __future__ import annotations
 
 import logging
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,39 @@ from typing import Any
 import faust
 
 from streams.transport import set_fetch_wait
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How to talk to the brokers.
+
+    Attributes:
+        protocol: plaintext, ssl, sasl_plaintext or sasl_ssl.
+        mechanism: of SASL, such as SCRAM-SHA-512.
+        username: for SASL.
+        password: for SASL.
+        ca_file: certificate authorities (PEM); empty: the system's.
+    """
+
+    protocol: str = "plaintext"
+    mechanism: str = "SCRAM-SHA-512"
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca_file: str = ""
+
+    def credentials(self) -> Any:  # noqa: ANN401
+        """Give Faust's broker credentials, or None for plain text."""
+        context = None
+        if self.protocol.endswith("ssl"):
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+        if self.protocol.startswith("sasl"):
+            return faust.SASLCredentials(
+                username=self.username,
+                password=self.password,
+                mechanism=self.mechanism,
+                ssl_context=context,
+            )
+        return faust.SSLCredentials(context=context) if context else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +62,7 @@ class AppConfig:
         data_dir: where Faust may keep files (it keeps none that matter).
         embedded: True on the embedded cluster, whose parked fetches do not wake.
         session_timeout_s: how long a silent worker keeps its partitions.
-        credentials: Faust broker credentials, or None for plain text.
+        security: how to talk to the brokers.
         max_message_bytes: largest message to produce.
     """
 
@@ -39,7 +73,7 @@ class AppConfig:
     data_dir: Path
     embedded: bool = False
     session_timeout_s: float = 10.0
-    credentials: Any = field(default=None, repr=False)
+    security: Security = Security()
     max_message_bytes: int = 16 * 1024 * 1024
 
 
@@ -55,7 +89,7 @@ def make_app(config: AppConfig) -> faust.App:
     app = faust.App(
         config.name,
         broker=[f"kafka://{server}" for server in config.servers],
-        broker_credentials=config.credentials,
+        broker_credentials=config.security.credentials(),
         datadir=str(config.data_dir),
         autodiscover=False,
         # At-least-once; effects are keyed by event id. Faust's exactly-once has open faults
