@@ -38,7 +38,7 @@ CHOOSE_GROWTH = 1.5  # choose again when the sums have grown by this factor
 PRIORS = (0.0, 0.5, 1.0)  # share of the log prior that is added to the logits
 RAREST_SHARE = 0.25  # of the mean count: no class's prior is below it, so that new ones are heard
 YOUNG_ROWS = 24  # a class with fewer rows is young
-HALF_YOUNG_ROWS = 3.0  # rows at which means and ridge weigh the same
+HALF_YOUNG_ROWS = 12.0  # rows at which means and ridge weigh the same
 
 
 class RidgeHead:
