@@ -124,7 +124,7 @@ def _read(contract: type[T], data: bytes, attributes: Mapping[str, bytes]) -> T:
     Raises:
         ValidationError: a field breaks a rule.
     """
-    known: type[Any] = contract
+    known: Any = contract
     try:
         message: T = _decoder(known).decode(data)
     except msgspec.ValidationError as error:
@@ -237,4 +237,7 @@ def _shown(data: bytes) -> str:
 
 
 def _bounded(reason: str) -> str:
-    return reason if len(reason) <= MAX_REASON_CHARS else f"{reason[:MAX_REASON_CHARS]}…"
+    """Keep a reason on one printable line of at most `MAX_REASON_CHARS` characters."""
+    start = reason[: MAX_REASON_CHARS + 1]
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in start)
+    return line if len(line) <= MAX_REASON_CHARS else f"{line[: MAX_REASON_CHARS - 1]}…"
