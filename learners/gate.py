@@ -6,6 +6,7 @@ publishes.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ class Agreement(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GateRules:
-    """How much a challenger may lose.
+    """How much a challenger may lose beyond one standard error.
+
+    The error is that of the paired difference over the same held-out rows, as in McNemar's test
+    (Psychometrika 12, 1947): one row of thirty that flips is chance, not a loss.
 
     Attributes:
         margin: allowed loss of mean agreement overall, 0 to 1.
@@ -90,46 +94,60 @@ def judge(
         return GateReport(accepted=True, reason=reason, rows=rows, challenger=score)
 
     theirs = [kind.agreement(*pair) for pair in zip(truths, champion, strict=True)]
-    worst, loss, seen = _worst_label(truths, ours, theirs, kind=kind, rules=rules)
-    accepted, reason = _decide(score, _mean(theirs), rows, (worst, loss, seen), rules)
+    worst = _worst_label(truths, ours, theirs, kind=kind, rules=rules)
+    overall = _Loss(None, score, _mean(theirs), rows, _standard_error(ours, theirs))
+    accepted, reason = _decide(overall, worst, rules)
     return GateReport(
         accepted=accepted,
         reason=reason,
         rows=rows,
         challenger=score,
         champion=_mean(theirs),
-        worst_label=worst,
-        worst_loss=loss if worst is not None else None,
+        worst_label=worst.label,
+        worst_loss=min(1.0, worst.loss) if worst.label is not None else None,
     )
 
 
-def _decide(
-    score: float,
-    before: float,
-    rows: int,
-    worst: tuple[str | None, float, int],
-    rules: GateRules,
-) -> tuple[bool, str]:
-    label, loss, label_rows = worst
-    if rows < rules.min_rows:
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """What a challenger lost, overall or on one label.
+
+    Attributes:
+        label: None for all rows.
+        score: mean agreement of the challenger.
+        before: mean agreement of the champion.
+        rows: held-out rows behind both.
+        error: standard error of their paired difference.
+    """
+
+    label: str | None
+    score: float
+    before: float
+    rows: int
+    error: float
+
+    @property
+    def loss(self) -> float:
+        return self.before - self.score
+
+
+def _decide(overall: _Loss, worst: _Loss, rules: GateRules) -> tuple[bool, str]:
+    figures = f"{overall.score:.3f} after {overall.before:.3f} on {overall.rows} held-out rows"
+    if overall.rows < rules.min_rows:
         return True, (
-            f"accepted without a judgement: {rows} held-out rows, {rules.min_rows} are needed "
-            f"(agreement {score:.3f} after {before:.3f})"
+            f"accepted without a judgement: {overall.rows} held-out rows, {rules.min_rows} are "
+            f"needed (agreement {overall.score:.3f} after {overall.before:.3f})"
         )
-    if score < before - rules.margin - _TOLERANCE:
+    allowed = rules.margin + overall.error
+    if overall.loss > allowed + _TOLERANCE:
+        return False, f"agreement fell, {figures}: more than the {allowed:.3f} allowed"
+    allowed_of_label = rules.label_loss + worst.error
+    if worst.label is not None and worst.loss > allowed_of_label + _TOLERANCE:
         return False, (
-            f"agreement fell from {before:.3f} to {score:.3f} on {rows} held-out rows: "
-            f"more than the {rules.margin:g} allowed"
+            f"label {worst.label!r} lost {worst.loss:.3f} of its agreement on {worst.rows} "
+            f"held-out rows: more than the {allowed_of_label:.3f} allowed"
         )
-    if label is not None and loss > rules.label_loss + _TOLERANCE:
-        return False, (
-            f"label {label!r} lost {loss:.3f} of its agreement on {label_rows} held-out rows: "
-            f"more than the {rules.label_loss:g} allowed"
-        )
-    return True, (
-        f"agreement {score:.3f} after {before:.3f} on {rows} held-out rows: "
-        f"a loss of {rules.margin:g} is allowed"
-    )
+    return True, f"agreement {figures}: a loss of {allowed:.3f} is allowed"
 
 
 def _worst_label(
@@ -139,20 +157,27 @@ def _worst_label(
     *,
     kind: Agreement,
     rules: GateRules,
-) -> tuple[str | None, float, int]:
-    """Find the label that lost most, how much and on how many rows; None when none lost."""
+) -> _Loss:
+    """Find the label that lost most; its label is None when none lost."""
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row, truth in enumerate(truths):
         for text in kind.label_texts(truth):
             rows_of[text].append(row)
-    worst: tuple[str | None, float, int] = (None, 0.0, 0)
+    worst = _Loss(None, 0.0, 0.0, 0, 0.0)
     for text, rows in sorted(rows_of.items()):
         if len(rows) < rules.min_label_rows:
             continue
-        loss = _mean([theirs[row] for row in rows]) - _mean([ours[row] for row in rows])
-        if loss > worst[1] + _TOLERANCE:
-            worst = (text, min(1.0, loss), len(rows))
+        mine, other = [ours[row] for row in rows], [theirs[row] for row in rows]
+        lost = _Loss(text, _mean(mine), _mean(other), len(rows), _standard_error(mine, other))
+        if lost.loss > worst.loss + _TOLERANCE:
+            worst = lost
     return worst
+
+
+def _standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Estimate the error of a paired difference of means: sqrt(sum of squared differences) / n."""
+    squares = sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True))
+    return math.sqrt(squares) / len(ours) if ours else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,6 +1,7 @@
 """Which examples are held out: a fixed share, by hash of the id, that never trains.
 
-Owns the law; must not know memory, models or streams. Every role that asks gets the same answer for ever.
+Owns the law; must not know memory, models or streams. Every role that asks gets the same answer
+for ever.
 """
 
 from __future__ import annotations

@@ -131,6 +131,13 @@ class Encoder:
         """The arithmetic of `encode`."""
         return self.choice.precision
 
+    def use_precision(self, precision: Precision) -> None:
+        """Go on at a precision that was chosen before, so that features stay the same."""
+        if precision != self.choice.precision:
+            self.choice = EngineChoice(str(self.device), precision)
+            self._engine = at_precision(self.module, precision=precision)
+            self._engine_stamp = self._stamp()
+
     @property
     def space_id(self) -> str:
         """SHA-256 over all that decides a feature but the precision.

@@ -16,10 +16,10 @@ from time import monotonic
 from typing import Any
 
 import msgspec
-from learners.registry import Registry
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from learners.registry import Registry
 from learners.tasks import task_kind
 from mindstream.settings import EMBEDDED, Settings
 from mindstream.up import running_overrides
@@ -185,20 +185,20 @@ def list_releases(settings: Settings, task: str | None, *, as_json: bool, out: C
     if as_json:
         out.print_json(msgspec.json.encode(releases).decode())
         return
-    table = Table("task", "version", "made", "learned", "labels", "held-out", "champion", "why")
+    table = Table(
+        "task", Column("version", no_wrap=True), "made (UTC)", "learned", "labels", "held-out"
+    )
     for release in releases:
         gate = release.gate
+        before = "" if gate.champion is None else f" after {gate.champion:.3f}"
+        back = f" (back from {release.rolled_back_from})" if release.rolled_back_from else ""
         table.add_row(
             release.task,
-            release.version,
-            release.time.strftime("%Y-%m-%d %H:%M:%S"),
+            release.version + back,
+            release.time.strftime("%m-%d %H:%M:%S"),
             f"{release.learned:,}",
             str(release.labels),
-            f"{gate.challenger:.3f}",
-            "" if gate.champion is None else f"{gate.champion:.3f}",
-            f"rolled back to {release.rolled_back_from}"
-            if release.rolled_back_from
-            else gate.reason,
+            f"{gate.challenger:.3f}{before}",
         )
     out.print(table if releases else "nothing has been released yet")
 

@@ -38,7 +38,7 @@ def configure_logging(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for noisy in ("kafka", "aiokafka", "faust", "mode", "httpx", "urllib3", "asyncio"):
+    for noisy in ("kafka", "aiokafka", "faust", "mode", "abc", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 

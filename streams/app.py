@@ -86,6 +86,7 @@ def make_app(config: AppConfig) -> faust.App:
     Returns:
         An app without agents; `streams.flow` attaches them.
     """
+    config.data_dir.mkdir(parents=True, exist_ok=True)
     app = faust.App(
         config.name,
         broker=[f"kafka://{server}" for server in config.servers],
@@ -141,6 +142,6 @@ def run_worker(app: faust.App, *, log_level: str) -> None:
     Raises:
         SystemExit: always, with the worker's exit status.
     """
-    worker = faust.Worker(app, loglevel=log_level, redirect_stdouts=False, override_logging=False)
+    worker = faust.Worker(app, loglevel=log_level, quiet=True, redirect_stdouts=False, override_logging=False)
     logging.getLogger("faust").setLevel(max(logging.WARNING, logging.getLevelName(log_level)))
     raise SystemExit(worker.execute_from_commandline())

@@ -21,9 +21,9 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
-from learners.checkpoint import CheckpointStore, Fence, LearnerState
 from torch import Tensor
 
+from learners.checkpoint import CheckpointStore, Fence, LearnerState
 from learners.loop import Learner, StepReport
 from learners.releasing import Releaser, Verdict
 from schemas import Example, codec

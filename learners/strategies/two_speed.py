@@ -25,9 +25,9 @@ from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.template import MicroBatch, StreamTemplate
 from schemas.errors import CheckpointError
 
-SOLVE_EVERY_ROWS = 32
-# From 2,048 rows on, solve after every 1/64 of them: the number of solves stays small for ever.
-SOLVE_GROWTH = 64
+SOLVE_EVERY_ROWS = 64
+# From 2,048 rows on, solve after every 1/32 of them: the number of solves stays small for ever.
+SOLVE_GROWTH = 32
 
 
 class FrozenFeatures(nn.Module):
@@ -140,11 +140,10 @@ class TwoSpeed:
 
     def step(self, batch: MicroBatch) -> StepOutcome:
         """Score, then add, one micro-batch; solve when it is due."""
-        known = len(self._head.labels)
         self._template.learn(batch, torch.zeros(len(batch.ids)))
         self._rows_since_solve += len(batch.ids)
         due = max(SOLVE_EVERY_ROWS, int(self._head.rows) // SOLVE_GROWTH)
-        if self._rows_since_solve >= due or len(self._head.labels) > known:
+        if self._rows_since_solve >= due:
             self.settle()
         return StepOutcome(
             scores=self._plugin.scores, labels=self._plugin.labels, loss=0.0, replayed=0
@@ -168,6 +167,7 @@ class TwoSpeed:
             {
                 "head": meta,
                 "space_id": self.encoder.space_id,
+                "precision": self.encoder.precision,
                 "rows_since_solve": self._rows_since_solve,
             },
         )
@@ -183,6 +183,7 @@ class TwoSpeed:
                 "the checkpoint was made with another backbone: give this one its own data_dir, "
                 "or delete the checkpoint to learn the examples again from Kafka"
             )
+        self.encoder.use_precision(meta["precision"])
         head = {
             n.removeprefix("head."): a.numpy() for n, a in arrays.items() if n.startswith("head.")
         }
