@@ -16,10 +16,15 @@ from typing import Any
 from schemas.errors import EmbeddedError
 
 LIMITS = (
-    "It keeps messages in memory only (the newest 5 MB of each partition), has one member a "
-    "consumer group, and cannot create topics by itself; for more, name a real cluster in "
-    "kafka.servers."
+    "It keeps messages in memory only, the newest 5 MB of each partition (a batch over 2.6 MB on "
+    "the wire may be lost), has one member a consumer group and no topic admin. What must be kept "
+    "goes to a real cluster: name one in kafka.servers."
 )
+
+# The log of a partition holds 5 MiB. A batch that pushes out all that was there is acknowledged,
+# and lost too: so half of it is what always fits. A first batch may have any size.
+PARTITION_LOG_BYTES = 5 * 1024 * 1024
+SAFE_BATCH_BYTES = PARTITION_LOG_BYTES // 2
 
 _PRODUCER = 0  # RD_KAFKA_PRODUCER
 _CONF_OK = 0
@@ -32,8 +37,13 @@ def _library() -> ctypes.CDLL:
     Raises:
         EmbeddedError: it is not where the wheel puts it.
     """
-    import confluent_kafka  # loads what the library itself depends on
-
+    try:
+        import confluent_kafka  # loads what the library itself depends on
+    except ImportError as error:
+        raise EmbeddedError(
+            "the embedded Kafka needs the confluent-kafka wheel: install it, or name a real "
+            f"cluster in kafka.servers ({error})"
+        ) from error
     package = Path(confluent_kafka.__file__).parent
     folders = [package.parent / "confluent_kafka.libs", package / ".dylibs", package / ".libs"]
     pattern = "librdkafka*.dylib" if sys.platform == "darwin" else "librdkafka*.so*"
@@ -48,7 +58,11 @@ def _library() -> ctypes.CDLL:
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Give every function its types: without them pointers are cut to 32 bits."""
+    """Give every function its types: without them pointers are cut to 32 bits.
+
+    Raises:
+        EmbeddedError: one of them is not there.
+    """
     pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
     number = ctypes.c_int
     signatures: dict[str, tuple[Any, list[Any]]] = {
@@ -66,7 +80,13 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [pointer, ctypes.c_int32]),
     }
     for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            raise EmbeddedError(
+                f"the embedded Kafka needs {name}, which this librdkafka does not export; install "
+                "confluent-kafka 2.16 or newer, or name a real cluster in kafka.servers"
+            ) from None
         function.restype = result
         function.argtypes = arguments
     return library
@@ -92,16 +112,19 @@ class EmbeddedKafka:
         self._cluster: int | None = None
 
     def start(self) -> None:
-        """Start the broker and make the topics.
+        """Start the broker and make the topics. Does nothing when it runs already.
 
         Raises:
             EmbeddedError: librdkafka is missing or refuses.
         """
+        if self._cluster:
+            return
         library = self._library = _library()
         problem = ctypes.create_string_buffer(512)
         conf = library.rd_kafka_conf_new()
         # Quiet: it would say that it has no brokers, which is true of every in-process cluster.
         if library.rd_kafka_conf_set(conf, b"log_level", b"2", problem, len(problem)) != _CONF_OK:
+            library.rd_kafka_conf_destroy(conf)
             raise EmbeddedError(f"the embedded Kafka does not start: {problem.value.decode()}")
         self._client = library.rd_kafka_new(_PRODUCER, conf, problem, len(problem))
         if not self._client:
@@ -115,7 +138,7 @@ class EmbeddedKafka:
         self.bootstrap = library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
         for name, partitions in self.topics.items():
             code = library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
-            if code != 0:
+            if code != 0 or partitions < 1:  # the library takes 0, and then has no such topic
                 self.stop()
                 raise EmbeddedError(
                     f"topic {name!r} with {partitions} partitions cannot be made (code {code})"
@@ -130,6 +153,11 @@ class EmbeddedKafka:
         self._call("rd_kafka_mock_broker_set_up")
 
     def _call(self, name: str) -> None:
+        """Call a function of the running cluster's one broker.
+
+        Raises:
+            EmbeddedError: it is not running, or refuses.
+        """
         if self._library is None or self._cluster is None:
             raise EmbeddedError("the embedded Kafka is not running")
         code = getattr(self._library, name)(self._cluster, _BROKER)

@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import subprocess
+import socket
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import quote
 
 import redis
 
-from mindstream.embedded.lifeline import end, spawn
+from mindstream.embedded.lifeline import Child, is_alive, spawn
 from schemas.errors import EmbeddedError
 
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
+LONGEST_PARENT_BYTES = 65
 _PREFIX = "mindstream-redis-"
 
 
@@ -39,7 +41,9 @@ def _binary() -> str:
         pass
     else:
         with suppress(ValkeyServerError):
-            return str(get_binary_path())
+            shipped = str(get_binary_path())
+            if os.access(shipped, os.X_OK):
+                return shipped
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
         if found:
@@ -65,59 +69,63 @@ class EmbeddedRedis:
     def __init__(self, folder: Path | None = None) -> None:
         self._parent = folder
         self._folder: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self.url = ""
 
     @property
     def pid(self) -> int | None:
         """Process id while it runs."""
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.pid
 
     def start(self) -> None:
-        """Start the server and wait until it answers; `EmbeddedError` says why it does not."""
+        """Start the server and wait until it answers; `EmbeddedError` says why it does not.
+
+        Does nothing when it runs already.
+        """
+        if self._child is not None:
+            return
         binary = _binary()
-        if self._parent is not None:
-            self._parent.mkdir(parents=True, exist_ok=True)
-            _clear_stale(self._parent)
-        # A socket's path may have 107 bytes at most: a deep folder would not do.
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=self._parent))
-        socket_folder = self._folder
-        if len(str(self._folder)) > 80:
-            socket_folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-            shutil.rmtree(self._folder)
-            self._folder = socket_folder
+        folder = self._folder = _private_folder(self._parent)
         password = secrets.token_urlsafe(24)
-        config = self._folder / "server.conf"  # not the command line: `ps` shows that to everyone
+        config = folder / "server.conf"  # not the command line: `ps` shows that to everyone
         config.touch(mode=0o600)
         config.write_text(
-            f"port 0\nunixsocket {self._folder}/s\nunixsocketperm 700\nrequirepass {password}\n"
-            f'save ""\nappendonly no\ndir {self._folder}\nmaxmemory-policy noeviction\n'
+            f'port 0\nunixsocket "{folder}/s"\nunixsocketperm 700\nrequirepass {password}\n'
+            f'save ""\nappendonly no\ndir "{folder}"\nloglevel warning\n'
+            "maxmemory-policy noeviction\n"
         )
-        log = self._folder / "server.log"
-        with log.open("wb") as output:
-            self._process = spawn([binary, str(config)], output=output)
-        self.url = f"unix://:{password}@{self._folder}/s"
-        self._wait(log)
+        try:
+            with (folder / "server.log").open("wb") as output:
+                self._child = spawn([binary, str(config)], output=output)
+            self.url = f"unix://:{password}@{quote(str(folder))}/s"
+            self._wait(folder / "server.log")
+        except BaseException:  # also a Ctrl-C while it starts: leave nothing behind
+            self.stop()
+            raise
 
     def _wait(self, log: Path) -> None:
-        assert self._process is not None
+        """Return when it answers.
+
+        Raises:
+            EmbeddedError: it ended, or does not answer in time.
+        """
+        assert self._child is not None
         deadline_s = time.monotonic() + START_TIMEOUT_S
         with redis.Redis.from_url(self.url) as client:
-            while time.monotonic() < deadline_s and self._process.poll() is None:
+            while time.monotonic() < deadline_s and self._child.poll() is None:
                 try:
                     if client.ping():
                         return
                 except (redis.ConnectionError, redis.BusyLoadingError):
                     time.sleep(0.02)
         said = log.read_text(errors="replace")[-500:]
-        self.stop()
         raise EmbeddedError(f"the embedded Redis did not come up; it said: {said or 'nothing'}")
 
     def stop(self) -> None:
         """Stop the server and remove its folder. Does nothing when it is not running."""
-        if self._process is not None:
-            end(self._process, timeout_s=STOP_TIMEOUT_S)
-            self._process = None
+        if self._child is not None:
+            self._child.end(timeout_s=STOP_TIMEOUT_S)
+            self._child = None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -136,19 +144,34 @@ class EmbeddedRedis:
         self.stop()
 
 
+def _private_folder(parent: Path | None) -> Path:
+    """Make a folder that only this user can enter, and remove those of owners that were killed.
+
+    A socket's path has 107 bytes at most (103 on macOS), and the server's configuration knows no
+    escape for some characters: where `parent` would not do, the system's folder does.
+    """
+    system = Path(tempfile.gettempdir())
+    chosen = system if parent is None else parent.resolve()
+    if len(os.fsencode(chosen)) > LONGEST_PARENT_BYTES or set(str(chosen)) & set('"\\\n'):
+        chosen = system
+    chosen.mkdir(parents=True, exist_ok=True)
+    _clear_stale(chosen)
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=chosen))
+
+
 def _clear_stale(parent: Path) -> None:
     """Remove folders whose owner was killed before it could."""
     for folder in parent.glob(f"{_PREFIX}*"):
         owner = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
+        if owner.isdigit() and not is_alive(int(owner)) and not _answers(folder / "s"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+def _answers(path: Path) -> bool:
+    """Say whether a server listens there: an owner in another container has a pid we cannot see."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
     return True
