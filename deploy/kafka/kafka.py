@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -52,8 +52,10 @@ class KafkaNode:
         self.data = data.resolve()
         self.heap = heap
         self.bootstrap = f"127.0.0.1:{port}"
+        self._process: subprocess.Popen[bytes] | None = None
         self._pid_file = self.data / "pid"
         self._properties = self.data / "server.properties"
+        self._process: subprocess.Popen[bytes] | None = None  # when this object started it
 
     def start(self) -> None:
         """Start the node and wait until it answers; formats its storage the first time.
@@ -64,7 +66,7 @@ class KafkaNode:
         if self.pid() is not None:
             return
         for port in (self.port, self.port + 1):
-            if _answers(port):
+            if _is_taken(port):
                 raise KafkaError(f"port {port} is taken; choose another with --port")
         fetch_jars()
         self.data.mkdir(parents=True, exist_ok=True)
@@ -77,18 +79,18 @@ class KafkaNode:
         if not (self.data / "log" / "meta.properties").exists():
             self._format()
         log = self.data / "kafka.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
                 self._java("kafka.Kafka", str(self._properties)),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._pid_file.write_text(str(process.pid))
+        self._pid_file.write_text(str(self._process.pid))
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not _answers(self.port):
-            if process.poll() is not None or time.monotonic() > deadline_s:
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
                 self.stop()
                 said = log.read_text(errors="replace")[-1500:]
                 raise KafkaError(f"Kafka did not come up on {self.bootstrap}; it said:\n{said}")
@@ -127,10 +129,21 @@ class KafkaNode:
         """Give the node's process id, or None when it is not running."""
         try:
             pid = int(self._pid_file.read_text())
-            os.kill(pid, 0)
         except (OSError, ValueError):
             return None
-        return pid
+        return pid if self._is_ours(pid) else None
+
+    def _is_ours(self, pid: int) -> bool:
+        """Say whether that process runs this node: after a crash its id may be another's."""
+        if self._process is not None:
+            self._process.poll()  # reaps it, should it have ended
+        shown = subprocess.run(
+            ["ps", "-ww", "-o", "args=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return str(self._properties) in shown.stdout
 
     def stop(self) -> None:
         """Stop the node in order; its data stays. Does nothing when it is not running."""
@@ -138,10 +151,13 @@ class KafkaNode:
         if pid is not None:
             os.kill(pid, signal.SIGTERM)
             deadline_s = time.monotonic() + STOP_TIMEOUT_S
-            while _is_running(pid):
+            while self._is_ours(pid):
                 if time.monotonic() > deadline_s:
                     os.kill(pid, signal.SIGKILL)
-                time.sleep(0.05)
+                time.sleep(0.1)
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
         self._pid_file.unlink(missing_ok=True)
 
 
@@ -178,34 +194,55 @@ def fetch_jars() -> None:
 
 
 def _answers(port: int) -> bool:
+    """Say whether a broker there answers requests: a port that is open does not mean that yet."""
+    # ApiVersions (key 18), version 0, correlation id 7, no client id.
+    request = struct.pack(">ihhih", 10, 18, 0, 7, -1)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as probe:
+            probe.sendall(request)
+            answer = probe.recv(8, socket.MSG_WAITALL)
+    except OSError:
+        return False
+    return answer[4:8] == request[8:12]
+
+
+def _is_taken(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _is_running(pid: int) -> bool:
-    """Say whether a process lives; a child of ours that ended is reaped on the way."""
-    with contextlib.suppress(ChildProcessError):
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        description="Start and stop one real Apache Kafka node (KRaft) on this machine.",
-        epilog="Point mindstream at it: MINDSTREAM_KAFKA__SERVERS=127.0.0.1:9092",
+        description="Start and stop one real Apache Kafka node (KRaft) on this machine.\n\n"
+        "  start   fetch the jars (once), format the storage (once), start in the background,\n"
+        "          wait until it answers, print its address\n"
+        "  stop    stop it in order; what it holds stays in --data\n"
+        "  status  print its address, or 'not running' with exit status 1",
+        epilog="Point mindstream at it: MINDSTREAM_KAFKA__SERVERS=127.0.0.1:9092, then\n"
+        "`mindstream topics create`: the node makes no topic by itself. Two nodes side by side\n"
+        "need a --port and a --data each. Its own log is kafka.log in --data.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=["start", "stop", "status"])
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="broker; 9092 by default")
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="where its log is kept")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="of the broker; the controller takes the next one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DEFAULT_DATA,
+        help="where its messages are kept (default: target/data beside this file)",
+    )
+    parser.add_argument(
+        "--heap", default="512m", help="the JVM's heap, such as 2g (default: %(default)s)"
+    )
     options = parser.parse_args()
-    node = KafkaNode(port=options.port, data=options.data)
+    node = KafkaNode(port=options.port, data=options.data, heap=options.heap)
     try:
         if options.command == "start":
             node.start()

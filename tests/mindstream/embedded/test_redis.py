@@ -22,6 +22,7 @@ from mindstream.embedded import redis as embedded
 from mindstream.embedded.lifeline import is_alive
 from mindstream.embedded.redis import EmbeddedRedis
 from schemas.errors import EmbeddedError
+from tests.mindstream.processes import runs, within
 
 OWNER = """
 import sys, time
@@ -36,7 +37,11 @@ time.sleep(600)
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Make a folder whose name is short enough for a socket, which that of `tmp_path` is not."""
+    """Make a folder whose name is short enough for a socket, which that of `tmp_path` is not.
+
+    Yields:
+        The folder, empty.
+    """
     with tempfile.TemporaryDirectory(prefix="ms-", dir="/tmp") as folder:
         yield Path(folder).resolve()
 
@@ -130,10 +135,7 @@ def test_it_is_gone_within_two_seconds_of_its_owner_being_killed(place: Path) ->
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    died_s = time.monotonic()
-    while is_alive(pid):
-        assert time.monotonic() - died_s < 2.0
-        time.sleep(0.01)
+    within(lambda: not runs(pid), 2.0)
     # Its folder is left; the next start of anyone removes it, and touches nobody else's.
     assert len(list(place.iterdir())) == 1
     (place / "mindstream-redis-notes").mkdir()
