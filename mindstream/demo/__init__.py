@@ -1,0 +1,1 @@
+"""The demo: a producer, a collector, an exam and a view around a whole deployment."""
