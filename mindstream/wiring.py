@@ -263,13 +263,13 @@ def _run_learn(settings: Settings) -> None:
     set_threads(settings)
     client = make_redis(settings)
     metrics = Metrics(CollectorRegistry())
-    if settings.learn.port:
-        start_http_server(settings.learn.port, settings.web.host, metrics.registry)
     from mindstream.learning import LearnMetrics, make_learners, make_releasers
 
     memories = {name: make_memory(settings, client, name) for name in settings.tasks}
     learners = make_learners(settings, memories)
     releasers = make_releasers(settings, learners, memories)
+    if settings.learn.port:  # only now: who answers is ready to learn
+        start_http_server(settings.learn.port, settings.web.host, metrics.registry)
     role = LearnRole(
         consumer=KafkaConsumer(
             **kafka_arguments(settings),
