@@ -8,9 +8,7 @@ import importlib.util
 import os
 import shutil
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -20,34 +18,20 @@ from kafka.admin import KafkaAdminClient, NewTopic
 SCRIPT = Path(__file__).parents[2] / "deploy" / "kafka" / "kafka.py"
 
 
-@dataclass(frozen=True)
-class Broker:
-    """A running node.
-
-    Attributes:
-        servers: its address, `host:port`.
-        start_s: what its start took, seconds.
-        stop: stops the node in order; what it holds stays.
-        start: starts it again at the same address.
-    """
-
-    servers: str
-    start_s: float
-    stop: Callable[[], None] = field(repr=False)
-    start: Callable[[], None] = field(repr=False)
-
-    def create_topics(self, topics: Mapping[str, int], *, config: Mapping[str, str] = {}) -> None:
-        """Create topics, each with so many partitions."""
-        admin = KafkaAdminClient(bootstrap_servers=self.servers)
-        try:
-            admin.create_topics(
-                [
-                    NewTopic(name, partitions, 1, topic_configs=dict(config))
-                    for name, partitions in topics.items()
-                ]
-            )
-        finally:
-            admin.close()
+def create_topics(
+    broker: str, topics: Mapping[str, int], *, config: Mapping[str, str] | None = None
+) -> None:
+    """Create topics, each with so many partitions."""
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    try:
+        admin.create_topics(
+            [
+                NewTopic(name, partitions, 1, topic_configs=dict(config or {}))
+                for name, partitions in topics.items()
+            ]
+        )
+    finally:
+        admin.close()
 
 
 def load_script() -> ModuleType:
@@ -84,19 +68,18 @@ def need_java() -> None:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start one node for all tests; each test makes topics of its own.
 
     Yields:
-        Its address and verbs.
+        Its address, `host:port`.
     """
     need_java()
     node = load_script().KafkaNode(
         port=two_free_ports(), data=tmp_path_factory.mktemp("kafka") / "data"
     )
-    began_s = time.monotonic()
     try:
         node.start()
-        yield Broker(node.bootstrap, time.monotonic() - began_s, node.stop, node.start)
+        yield node.bootstrap
     finally:
         node.stop()

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import redis as redis_client
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
 from learners.checkpoint import CheckpointStore
 from learners.holdout import is_held_out
 from learners.join import LabelJoin
-from mindstream.settings import Settings, load_settings, role_environment
-from mindstream.supervisor import RoleProcess, Supervisor
+from mindstream.settings import load_settings
 from mindstream.wiring import make_join, make_memory, make_topics
 from schemas import DeadLetter, Example, Feedback, Interaction, Prediction, codec
-from streams.topics import Topics
+from tests.deployment import Deployment, running
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,16 +38,6 @@ KILLS = {"ingest-1": 0.15, "learn": 0.35, "serve": 0.5, "watch": 0.65, "ingest-2
 DRAIN_S = 420.0
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """A running deployment on a real cluster."""
-
-    settings: Settings
-    supervisor: Supervisor
-    topics: Topics
-    said: list[str]
-
-
 @pytest.fixture
 def deployment(broker: str, redis_server: str, tmp_path: Path) -> Iterator[Deployment]:
     """Run five processes against Kafka and Redis.
@@ -58,50 +45,21 @@ def deployment(broker: str, redis_server: str, tmp_path: Path) -> Iterator[Deplo
     Yields:
         The deployment, its topics made and its roles starting.
     """
-    prefix = f"kill-{os.getpid()}-{int(time.monotonic())}"
-    ports = iter(_free_ports(len(ROLES)))
-    settings = load_settings(
-        overrides={
-            "kafka.servers": broker,
-            "kafka.prefix": prefix,
-            "kafka.partitions": 4,
-            "kafka.session_timeout_s": 3,
-            "redis.url": redis_server,
-            "redis.namespace": prefix,
-            "data_dir": str(tmp_path),
-            "model.max_tokens": 16,
-            "learn.projection_width": 256,
-            "learn.checkpoint_every_s": 5,
-            "ingest.label_ttl_s": 3600,
-            "ingest.remember_s": 7200,
-        }
-    )
-    make_topics(settings)
-    said: list[str] = []
-    roles = []
-    for name in ROLES:
-        role = name.split("-")[0]
-        environment = role_environment(settings, {f"{role}.port": str(next(ports))})
-        argv = [sys.executable, "-m", "mindstream", role]
-        roles.append(RoleProcess(name, argv, environment, tmp_path / f"{name}.log"))
-    supervisor = Supervisor(roles, say=said.append)
-    supervisor.start()
-    try:
-        yield Deployment(settings, supervisor, Topics(prefix), said)
-    finally:
-        supervisor.stop(timeout_s=20)
-
-
-def _free_ports(count: int) -> list[int]:
-    import socket
-
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    name = f"kill-{os.getpid()}"
+    overrides = {
+        "kafka.servers": broker,
+        "kafka.prefix": name,
+        "kafka.partitions": 4,
+        "kafka.session_timeout_s": 3,
+        "redis.url": redis_server,
+        "redis.namespace": name,
+        "model.max_tokens": 16,
+        "learn.projection_width": 256,
+        "learn.checkpoint_every_s": 5,
+    }
+    make_topics(load_settings(overrides=overrides))
+    with running(ROLES, tmp_path, overrides) as deployment:
+        yield deployment
 
 
 def _stream(draw: random.Random) -> Iterator[tuple[str, str, bytes]]:
@@ -141,31 +99,6 @@ def _stream(draw: random.Random) -> Iterator[tuple[str, str, bytes]]:
         yield "feedback", id_, codec.encode(feedback)
 
 
-def _read_all(deployment: Deployment, topic: str) -> list[tuple[int, int, bytes]]:
-    """Read a topic from its beginning to its end."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=deployment.settings.kafka.servers, group_id=None, enable_auto_commit=False
-    )
-    partitions = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)]
-    consumer.assign(partitions)
-    consumer.seek_to_beginning(*partitions)
-    ends = consumer.end_offsets(partitions)
-    records: list[tuple[int, int, bytes]] = []
-    while any(consumer.position(p) < end for p, end in ends.items()):
-        for batch in consumer.poll(timeout_ms=500, max_records=5_000).values():
-            records += [(r.partition, r.offset, r.value) for r in batch]
-    consumer.close()
-    return records
-
-
-def _wait(what: str, done: Callable[[], bool], deployment: Deployment) -> None:
-    deadline_s = time.monotonic() + DRAIN_S
-    while not done():
-        deployment.supervisor.poll()
-        assert time.monotonic() < deadline_s, f"still waiting: {what}; {deployment.said[-10:]}"
-        time.sleep(0.5)
-
-
 def _send_and_kill(deployment: Deployment) -> Counter[str]:
     sent: Counter[str] = Counter()
     producer = KafkaProducer(
@@ -193,25 +126,22 @@ def test_every_id_has_one_effect_though_every_role_was_killed(deployment: Deploy
     settings, topics = deployment.settings, deployment.topics
     client = redis_client.Redis.from_url(settings.redis.url)
     join = make_join(settings, client)
-    _wait(
-        "all roles up",
-        lambda: all(state.alive and state.uptime_s > 15 for state in deployment.supervisor.state()),
-        deployment,
-    )
-
+    deployment.wait("all roles up", lambda: deployment.ready(*ROLES), timeout_s=120)
     sent = _send_and_kill(deployment)
 
     def drained() -> bool:
         counts = join.counters().get("intents", {})
         return counts.get("joined", 0) == EVENTS
 
-    _wait("all labels joined", drained, deployment)
-    _wait(
+    deployment.wait("all labels joined", drained, timeout_s=DRAIN_S)
+    deployment.wait(
         "all interactions answered",
         lambda: len(_predicted(deployment)) == EVENTS,
-        deployment,
+        timeout_s=DRAIN_S,
     )
-    _wait("all roles were started again", lambda: _restarts(deployment) >= len(KILLS), deployment)
+    deployment.wait(
+        "all roles were started again", lambda: _restarts(deployment) >= len(KILLS), timeout_s=60
+    )
 
     _counters_reconcile_to_zero(join, sent)
     ends = _every_example_is_there_and_its_copies_are_equal(deployment)
@@ -221,7 +151,11 @@ def test_every_id_has_one_effect_though_every_role_was_killed(deployment: Deploy
     size = make_memory(settings, client, "intents").size()
     assert (size.rows, size.held_out_rows) == (EVENTS - held_out, held_out)
 
-    _wait("the learner has read to the end", lambda: _learner_is_at(deployment, ends), deployment)
+    deployment.wait(
+        "the learner has read to the end",
+        lambda: _learner_is_at(deployment, ends),
+        timeout_s=DRAIN_S,
+    )
     deployment.supervisor.stop(timeout_s=30)
     state = CheckpointStore(settings.data_dir / "checkpoints").load()
     assert state is not None
@@ -231,7 +165,7 @@ def test_every_id_has_one_effect_though_every_role_was_killed(deployment: Deploy
 
     letters = {
         codec.decode(DeadLetter, value).data
-        for _, _, value in _read_all(deployment, topics.dead_letters)
+        for _, _, value in deployment.read_all(topics.dead_letters)
     }
     assert len(letters) == MALFORMED
     client.close()
@@ -250,7 +184,7 @@ def _counters_reconcile_to_zero(join: LabelJoin, sent: Counter[str]) -> None:
 
 def _every_example_is_there_and_its_copies_are_equal(deployment: Deployment) -> dict[int, int]:
     """Check the log of truth; give how far each of its partitions goes."""
-    examples = _read_all(deployment, deployment.topics.examples)
+    examples = deployment.read_all(deployment.topics.examples)
     copies: dict[str, set[bytes]] = {}
     for _, _, value in examples:
         copies.setdefault(codec.decode(Example, value).id, set()).add(value)
@@ -265,7 +199,7 @@ def _every_example_is_there_and_its_copies_are_equal(deployment: Deployment) -> 
 def _predicted(deployment: Deployment) -> set[str]:
     return {
         codec.decode(Prediction, value).interaction
-        for _, _, value in _read_all(deployment, deployment.topics.predictions)
+        for _, _, value in deployment.read_all(deployment.topics.predictions)
     }
 
 
