@@ -103,6 +103,65 @@ def _top(
 
 
 @app.command()
+def demo(  # noqa: PLR0913  # a command has as many parameters as flags
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled texts to stream: JSON lines or CSV, gzipped or not. "
+            "Default: a simulated support desk."
+        ),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label_column: Annotated[
+        str, typer.Option(help="Column of the labels; lists make a multilabel task.")
+    ] = "label",
+    order: Annotated[str, typer.Option(help="file, shuffled, class-incremental or time.")] = "file",
+    drop_label: Annotated[
+        list[str] | None, typer.Option(help="Leave out rows with this label. Repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Stream so many interactions at most.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="two-speed (default), er or naive.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Another encoder: a folder or a Hugging Face name.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random in the stream.")] = 0,
+    rate: Annotated[float | None, typer.Option(help="Interactions a second, at most.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Length of the simulated stream, seconds.")
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="End with one line of JSON on stdout.")
+    ] = False,
+    plain: Annotated[bool, typer.Option(help="Lines instead of the live view.")] = False,
+    config: ConfigFile = None,
+    set_: SetFlags = None,
+) -> None:
+    """Watch a model learn from a stream: everything embedded, nothing to install or configure.
+
+    Starts Kafka, Redis and the four roles, streams, examines the model at the end on texts it
+    never saw, and accounts for every event. Exit status 1 when one is missing or counted twice.
+    """  # noqa: DOC501
+    from mindstream.demo.run import DemoOptions, run_demo
+
+    options = DemoOptions(
+        data=data,
+        text_column=text_column,
+        label_column=label_column,
+        order=order,
+        drop_labels=tuple(drop_label or ()),
+        limit=limit,
+        strategy=strategy,
+        seed=seed,
+        rate=rate,
+        duration_s=duration,
+        backbone=backbone,
+        json=json_,
+        plain=plain,
+    )
+    raise typer.Exit(run_demo(options, settings_of(config, set_)))
+
+
+@app.command()
 def up(config: ConfigFile = None, set_: SetFlags = None) -> None:
     """Run all four roles on this machine, under one supervisor.
 
