@@ -52,7 +52,6 @@ class KafkaNode:
         self.data = data.resolve()
         self.heap = heap
         self.bootstrap = f"127.0.0.1:{port}"
-        self._process: subprocess.Popen[bytes] | None = None
         self._pid_file = self.data / "pid"
         self._properties = self.data / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None  # when this object started it
@@ -137,13 +136,7 @@ class KafkaNode:
         """Say whether that process runs this node: after a crash its id may be another's."""
         if self._process is not None:
             self._process.poll()  # reaps it, should it have ended
-        shown = subprocess.run(
-            ["ps", "-ww", "-o", "args=", "-p", str(pid)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return str(self._properties) in shown.stdout
+        return str(self._properties) in _command_line(pid)
 
     def stop(self) -> None:
         """Stop the node in order; its data stays. Does nothing when it is not running."""
@@ -191,6 +184,18 @@ def fetch_jars() -> None:
     if done.returncode != 0:
         raise KafkaError(f"Maven could not fetch Kafka's jars:\n{done.stdout}{done.stderr}")
     (JARS / ".complete").touch()
+
+
+def _command_line(pid: int) -> str:
+    """Give what a process was started with; empty when it has ended."""
+    if Path("/proc/self/cmdline").exists():  # Linux, where a small image may lack `ps`
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        except OSError:
+            return ""
+    return subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
 
 
 def _answers(port: int) -> bool:

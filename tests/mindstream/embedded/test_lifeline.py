@@ -89,12 +89,20 @@ def test_what_a_dead_child_left_behind_is_killed_when_its_death_is_noted(
 
 
 @pytest.mark.skipif(not LINUX, reason="the kernel's signal is Linux's")
-def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
+def test_a_child_outlives_the_thread_that_asked_for_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
     children = []
-    thread = threading.Thread(target=lambda: children.append(spawn(SLEEPER, by_kernel=True)))
+
+    def ask() -> None:
+        with log.open("wb") as output:
+            program = "import time; print('ready', flush=True); time.sleep(600)"
+            children.append(spawn([sys.executable, "-c", program], output=output, by_kernel=True))
+        within(lambda: log.read_text() == "ready\n")  # armed by now
+
+    thread = threading.Thread(target=ask)
     thread.start()
     thread.join()
-    time.sleep(0.5)
+    time.sleep(0.3)
     assert children[0].poll() is None
     children[0].kill()
 
