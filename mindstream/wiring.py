@@ -263,13 +263,13 @@ def _run_learn(settings: Settings) -> None:
     set_threads(settings)
     client = make_redis(settings)
     metrics = Metrics(CollectorRegistry())
+    if settings.learn.port:
+        start_http_server(settings.learn.port, settings.web.host, metrics.registry)
     from mindstream.learning import LearnMetrics, make_learners, make_releasers
 
     memories = {name: make_memory(settings, client, name) for name in settings.tasks}
     learners = make_learners(settings, memories)
     releasers = make_releasers(settings, learners, memories)
-    if settings.learn.port:  # only now: who answers is ready to learn
-        start_http_server(settings.learn.port, settings.web.host, metrics.registry)
     role = LearnRole(
         consumer=KafkaConsumer(
             **kafka_arguments(settings),
@@ -284,7 +284,7 @@ def _run_learn(settings: Settings) -> None:
         learners=learners,
         releasers=releasers,
         checkpoints=CheckpointStore(settings.data_dir / "checkpoints"),
-        fence=Fence(client, f"{settings.redis.namespace}:learn:fence"),
+        fence=Fence(client, learn_fence(settings)),
         cadence=Cadence(
             batch_rows=settings.learn.batch_rows
             or max(learner.strategy.batch_rows for learner in learners.values()),
@@ -405,6 +405,11 @@ def _limits(settings: Settings) -> Limits:
 def utc_now() -> datetime:
     """Read the wall clock."""
     return datetime.now(UTC)
+
+
+def learn_fence(settings: Settings) -> str:
+    """Name the Redis key that counts up when a learner has loaded and takes its place."""
+    return f"{settings.redis.namespace}:learn:fence"
 
 
 def state_file(settings: Settings) -> Path:

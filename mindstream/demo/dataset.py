@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,7 +38,7 @@ class DataFile:
         text_column: the texts.
         label_column: the labels; lists make it a multilabel task.
         drop_labels: rows with one of these are left out.
-        limit: rows that are streamed at most, taken evenly from the file; None: all.
+        limit: rows that are streamed at most, drawn from the whole file, in its order; None: all.
     """
 
     path: Path
@@ -122,7 +123,7 @@ def read_data(file: DataFile) -> Data:
     return Data(
         name=file.path.parent.name if file.path.name.startswith("data.") else file.path.name,
         kind=kind,
-        stream=_evenly(stream, file.limit),
+        stream=_some(stream, file.limit),
         exam=tuple(exam),
         dropped=dropped,
     )
@@ -288,7 +289,8 @@ def _is_exam(raw: Mapping[str, Any], row: Row, *, has_split: bool) -> bool:
     return int.from_bytes(digest[:8], "big") < TEST_SHARE * 2**64
 
 
-def _evenly(rows: list[Row], limit: int | None) -> tuple[Row, ...]:
+def _some(rows: list[Row], limit: int | None) -> tuple[Row, ...]:
     if limit is None or limit >= len(rows):
         return tuple(rows)
-    return tuple(rows[number * len(rows) // limit] for number in range(limit))
+    chosen = random.Random(0).sample(range(len(rows)), limit)  # a stride would meet patterns
+    return tuple(rows[number] for number in sorted(chosen))

@@ -16,7 +16,7 @@ from mindstream.demo.collector import answers
 from mindstream.demo.plan import Plan
 from mindstream.settings import EMBEDDED, Settings, TaskSettings
 from mindstream.supervisor import Supervisor
-from mindstream.wiring import ROLES, make_admin, make_redis
+from mindstream.wiring import ROLES, learn_fence, make_admin, make_redis
 from schemas.errors import MindstreamError
 from streams.topics import Topics
 
@@ -136,11 +136,14 @@ def wait_until_ready(
     """
     missing = pages(settings)
     missing["serve"] = missing["serve"].replace("/metrics", "/readyz")
+    redis = make_redis(settings)
     deadline_s = clock_s() + READY_S
     while missing:
         supervisor.poll()
         for role in [role for role, url in missing.items() if answers(url)]:
-            del missing[role]
+            # The learner answers while it still loads; it takes its fence when it is ready.
+            if role != "learn" or redis.exists(learn_fence(settings)):
+                del missing[role]
         waiting(f"waiting for {', '.join(missing)} to start")
         failing = [state.name for state in supervisor.state() if state.restarts >= 2]
         if failing or clock_s() > deadline_s:
@@ -149,6 +152,7 @@ def wait_until_ready(
                 f"{', '.join(who)} did not come up; the reason is in {logs}/{who[0]}.log"
             )
         time.sleep(LOOK_S)
+    redis.close()
 
 
 def clear_away(settings: Settings, *, embedded_kafka: bool, user_redis: bool) -> None:

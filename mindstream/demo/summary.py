@@ -192,8 +192,8 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 def _accounts(summary: Summary) -> Table:
     table = Table(title="Every event accounted for", title_justify="left", expand=False)
-    table.add_column("what became of it")
-    table.add_column("interactions", justify="right")
+    table.add_column("what became of it", no_wrap=True)
+    table.add_column("interactions", justify="right", no_wrap=True)
     table.add_column("meaning", style="dim")
     rows = (
         ("joined", summary.joined, "got their label and became an example"),

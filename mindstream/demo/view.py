@@ -246,6 +246,8 @@ def bar(share: float | None, *, width: int = 16) -> Text:
 def progress_line(frame: Frame) -> str:
     """Give one plain line for logs."""
     moment = frame.moment
+    if not moment.sent:
+        return frame.phase
     newest = moment.releases[-1].version if moment.releases else "none"
     return (
         f"{frame.elapsed_s:5.0f} s  {frame.phase}: {moment.sent:,} sent "
