@@ -5,6 +5,7 @@ Owns putting encoder, head and task kind together; must not know batching, swapp
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,12 @@ class EncoderCache:
             while len(self._encoders) > self._bound:
                 self._encoders.popitem(last=False)
             return self._encoders[key]
+
+    def preload(self, encoder: Encoder) -> None:
+        """Use a loaded backbone for the releases that are made of it, as most are."""
+        digests = {name: hashlib.sha256(data) for name, data in encoder.blobs().items()}
+        with self._lock:
+            self._encoders[tuple(digests[name].hexdigest() for name in ENCODER_BLOBS)] = encoder
 
     def keep(self, blobs: Mapping[str, Blob], encoder: Encoder) -> None:
         """Use an encoder that is loaded already for releases with these blobs."""

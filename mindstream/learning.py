@@ -11,31 +11,19 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from learners.gate import GateRules
-from learners.registry import Registry
-
 from learners.loop import Learner, StepReport
 from learners.model import Encoder
+from learners.registry import Registry
 from learners.releasing import Releaser, Verdict
 from learners.replay import ReplayMemory
 from learners.strategies import STRATEGIES, StrategyConfig
 from learners.tasks import task_kind
 from mindstream.settings import Settings
+from mindstream.wiring import load_encoder
 from schemas.errors import SettingsError
 from serving.metrics import Metrics
 
 log = logging.getLogger("mindstream")
-
-
-def load_encoder(settings: Settings) -> Encoder:
-    """Load the backbone, and say what was measured and chosen."""
-    encoder = Encoder.load(
-        settings.model.backbone,
-        max_tokens=settings.model.max_tokens,
-        device=settings.model.device,
-        precision=settings.model.precision,
-    )
-    log.info("backbone %s: %s", encoder.name, encoder.choice)
-    return encoder
 
 
 def make_learners(settings: Settings, memories: Mapping[str, ReplayMemory]) -> dict[str, Learner]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kafka import KafkaAdminClient, KafkaProducer
 
     from learners.join import LabelJoin
+    from learners.model import Encoder
     from learners.replay import ReplayMemory
 
 log = logging.getLogger("mindstream")
@@ -65,6 +66,8 @@ def kafka_arguments(settings: Settings) -> dict[str, Any]:
         "bootstrap_servers": servers(settings),
         "security_protocol": kafka.security.upper(),
     }
+    if settings.embedded_kafka:
+        arguments["api_version"] = (2, 6)  # what it answers; asking it first fails loudly
     if kafka.security.startswith("sasl"):
         arguments |= {
             "sasl_mechanism": kafka.sasl_mechanism,
@@ -188,6 +191,20 @@ def set_threads(settings: Settings) -> None:
     import torch
 
     torch.set_num_threads(settings.model.threads or max(1, (os.cpu_count() or 2) // 2))
+
+
+def load_encoder(settings: Settings) -> Encoder:
+    """Load the backbone, and say what was measured and chosen."""
+    from learners.model import Encoder
+
+    encoder = Encoder.load(
+        settings.model.backbone,
+        max_tokens=settings.model.max_tokens,
+        device=settings.model.device,
+        precision=settings.model.precision,
+    )
+    log.info("backbone %s: %s", encoder.name, encoder.choice)
+    return encoder
 
 
 def make_app(settings: Settings, role: str, *, port: int) -> Any:  # noqa: ANN401
@@ -319,7 +336,10 @@ def _run_serve(settings: Settings) -> None:
     metrics = Metrics(CollectorRegistry())
     topics = Topics(settings.kafka.prefix)
     registry = Registry(settings.store_url)
-    encoders = EncoderCache(device=settings.model.device, precision=settings.model.precision)
+    # Loaded now, not when the first release comes: that one then answers within milliseconds.
+    encoder = load_encoder(settings)
+    encoders = EncoderCache(device=settings.model.device, precision=encoder.precision)
+    encoders.preload(encoder)
     releases = Releases(
         lambda release: ReleasedModel.load(release, registry, encoders=encoders),
         metrics=metrics,
@@ -341,7 +361,9 @@ def _run_serve(settings: Settings) -> None:
     )
     models = ModelsReader(
         lambda: KafkaConsumer(
-            **kafka_arguments(settings), fetch_max_wait_ms=50 if settings.embedded_kafka else 500
+            **kafka_arguments(settings),
+            enable_auto_commit=False,
+            fetch_max_wait_ms=50 if settings.embedded_kafka else 500,
         ),
         topic=topics.models,
         releases=releases,

@@ -25,9 +25,9 @@ from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.template import MicroBatch, StreamTemplate
 from schemas.errors import CheckpointError
 
-SOLVE_EVERY_ROWS = 64
-# From 2,048 rows on, solve after every 1/32 of them: the number of solves stays small for ever.
-SOLVE_GROWTH = 32
+SOLVE_EVERY_ROWS = 256
+# A release solves too. From 4,096 rows on, solve after every 1/16 of them: few solves, for ever.
+SOLVE_GROWTH = 16
 
 
 class FrozenFeatures(nn.Module):
