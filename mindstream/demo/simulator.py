@@ -39,6 +39,7 @@ RELAUNCH = 2 / 3
 TAIL_S = 10.0  # no interactions in the last seconds: their labels are still to come
 LABEL_TTL_S = 40.0
 EXAM_ROWS = 40  # an intent
+WINDOW = 400  # unread messages: on a slow machine the stream slows down with the roles
 
 _ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # replaced when an event is sent
 
@@ -108,6 +109,7 @@ def simulate(desk: Desk) -> Plan:
         waves=tuple(name for name, _ in WAVES),
         exam=tuple(_exam(random.Random(desk.seed + 1), texts)),
         label_ttl_s=LABEL_TTL_S,
+        window=WINDOW,
     )
 
 
