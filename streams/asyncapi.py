@@ -10,11 +10,13 @@ The checked-in copy is written by::
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from typing import Any
 
 import msgspec
 
+import schemas as contracts
 from streams.topics import TABLE, Topic
 
 VERSION = "1"
@@ -41,8 +43,11 @@ ROLES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 
 def document() -> dict[str, Any]:
     """Build the document; the same code always gives the same document."""
-    contracts = [topic.contract for topic in TABLE]
-    _, schemas = msgspec.json.schema_components(contracts, ref_template=_REF)
+    _, schemas = msgspec.json.schema_components(
+        [topic.contract for topic in TABLE], ref_template=_REF
+    )
+    for name, schema in schemas.items():
+        _describe(schema, getattr(contracts, name))
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -91,7 +96,7 @@ def _message(topic: Topic) -> dict[str, Any]:
     return {
         "name": contract.ce_type,
         "title": contract.__name__,
-        "summary": inspect.cleandoc(contract.__doc__ or "").partition("\n")[0],
+        "summary": _docstring(contract)[0],
         "contentType": "application/json",
         "headers": _headers(contract),
         "payload": {"$ref": _REF.format(name=contract.__name__)},
@@ -102,6 +107,24 @@ def _message(topic: Topic) -> dict[str, Any]:
             }
         },
     }
+
+
+def _describe(schema: dict[str, Any], contract: type[Any]) -> None:
+    """Put the words of a contract's docstring where readers of the document look for them."""
+    schema["description"], fields = _docstring(contract)
+    for name, words in fields.items():
+        schema["properties"][name]["description"] = words
+
+
+def _docstring(contract: type[Any]) -> tuple[str, dict[str, str]]:
+    """Split a docstring into its first paragraphs and what it says of each attribute."""
+    about, _, attributes = inspect.cleandoc(contract.__doc__ or "").partition("\n\nAttributes:\n")
+    fields: dict[str, str] = {}
+    for entry in re.split(r"\n(?= {4}\S)", attributes):
+        name, _, words = " ".join(entry.split()).partition(": ")
+        if name:
+            fields[name] = words
+    return " ".join(about.split()), fields
 
 
 def _headers(contract: type[Any]) -> dict[str, Any]:

@@ -47,6 +47,13 @@ def test_every_topic_is_a_channel_and_every_operation_has_one() -> None:
         assert operation["channel"]["$ref"].removeprefix("#/channels/") in channels
 
 
+def test_the_document_says_what_the_docstrings_say() -> None:
+    schemas = document()["components"]["schemas"]
+    consent = schemas["Interaction"]["properties"]["consent"]
+    assert consent["description"] == "False means: predict, but never learn from it."
+    assert not [name for name, schema in schemas.items() if "Attributes:" in schema["description"]]
+
+
 def test_every_reference_leads_somewhere() -> None:
     def check(node: object) -> None:
         if isinstance(node, dict):
