@@ -18,8 +18,8 @@ from learners.releasing import Releaser, Verdict
 from learners.replay import ReplayMemory
 from learners.strategies import STRATEGIES, StrategyConfig
 from learners.tasks import task_kind
+from mindstream.backbone import load_encoder
 from mindstream.settings import Settings
-from mindstream.wiring import load_encoder
 from schemas.errors import SettingsError
 from serving.metrics import Metrics
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 
+from mindstream.backbone import load_encoder
 from mindstream.settings import EMBEDDED, Settings
 from schemas.errors import SettingsError
 from streams.decoding import Limits
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from kafka import KafkaAdminClient, KafkaProducer
 
     from learners.join import LabelJoin
-    from learners.model import Encoder
     from learners.replay import ReplayMemory
 
 log = logging.getLogger("mindstream")
@@ -191,20 +191,6 @@ def set_threads(settings: Settings) -> None:
     import torch
 
     torch.set_num_threads(settings.model.threads or max(1, (os.cpu_count() or 2) // 2))
-
-
-def load_encoder(settings: Settings) -> Encoder:
-    """Load the backbone, and say what was measured and chosen."""
-    from learners.model import Encoder
-
-    encoder = Encoder.load(
-        settings.model.backbone,
-        max_tokens=settings.model.max_tokens,
-        device=settings.model.device,
-        precision=settings.model.precision,
-    )
-    log.info("backbone %s: %s", encoder.name, encoder.choice)
-    return encoder
 
 
 def make_app(settings: Settings, role: str, *, port: int) -> Any:  # noqa: ANN401
