@@ -42,6 +42,7 @@ bench: $(READY)  ## Run the benchmarks; each is one file in benchmarks/ and prin
 	done; [ $$found = 1 ] || echo "no benchmarks yet"
 
 $(READY): pyproject.toml constraints.txt | $(UV)
+	@echo "installing into $(VENV): about 6 GB, half a minute on a fast network"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$(PYTHON)" $(VENV)
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python \
 		-c constraints.txt -e . --group dev

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -226,8 +227,26 @@ def run_role(settings: Settings, role: str) -> None:
         role: one of `ROLES`.
     """
     configure_logging(settings)
+    _check_port(settings, role)
     runners = {"ingest": _run_ingest, "learn": _run_learn, "serve": _run_serve, "watch": _run_watch}
     runners[role](settings)
+
+
+def _check_port(settings: Settings, role: str) -> None:
+    """Fail at once, and in words, when another process has the port of a role's pages.
+
+    Raises:
+        SettingsError: the port is taken.
+    """
+    port = int(getattr(settings, role).port)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.web.host, port))
+        except OSError as error:
+            raise SettingsError(
+                [f"{role}.port = {port}: cannot be used on {settings.web.host} ({error.strerror})"]
+            ) from error
 
 
 def _run_ingest(settings: Settings) -> None:

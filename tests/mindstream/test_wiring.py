@@ -1,0 +1,29 @@
+"""What goes wrong at start is said in words."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from mindstream.settings import load_settings
+from mindstream.wiring import make_redis, run_role, servers
+from schemas.errors import SettingsError
+
+
+def test_a_taken_port_is_said_before_anything_starts() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = load_settings(overrides={"ingest.port": port})
+        with pytest.raises(SettingsError, match=rf"ingest\.port = {port}: cannot be used"):
+            run_role(settings, "ingest")
+
+
+def test_embedded_services_that_nobody_started_are_said_with_what_to_do() -> None:
+    settings = load_settings()
+    with pytest.raises(SettingsError, match="start `mindstream up` in this folder"):
+        servers(settings)
+    with pytest.raises(SettingsError, match="MINDSTREAM_REDIS__URL"):
+        make_redis(settings)
