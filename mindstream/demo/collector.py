@@ -22,7 +22,7 @@ from schemas import DeadLetter, DriftSignal, Example, ModelRelease, Prediction, 
 from streams.topics import Topics
 
 COUNTERS_EVERY_S = 0.1
-PAGES_EVERY_S = 0.5
+PAGES_EVERY_S = 0.2
 PAGE_TIMEOUT_S = 2.0
 
 

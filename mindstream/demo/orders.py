@@ -21,8 +21,8 @@ LABELS_A_WAVE = 11  # of a class-incremental stream without domains
 PARTS = 4  # waves of any other stream: its quarters
 LATE_SHARE = 0.70
 LATE_S = 2.0
-RATE = 400.0  # interactions a second at most; how far the roles are behind is what slows it down
-WINDOW = 512  # unread messages: so few that the waves reach the learner one after the other
+RATE = 150.0  # interactions a second at most; slower where the roles are
+WINDOW = 256  # unread messages: so few that the waves reach the learner one after the other
 
 _ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # replaced when an event is sent
 

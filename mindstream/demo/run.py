@@ -68,7 +68,7 @@ class DemoOptions:
         drop_labels: rows with one of these labels are left out.
         limit: interactions that are streamed, at most.
         strategy: None for that of the settings.
-        rate: interactions a second, at most; None: 46 simulated, 400 from a file.
+        rate: interactions a second, at most; None: 46 simulated, 150 from a file.
         duration_s: length of the simulated stream, seconds; None: 75.
         backbone: None for that of the settings.
         json: the last line of stdout is one JSON object.

@@ -246,7 +246,7 @@ def bar(share: float | None, *, width: int = 16) -> Text:
 def progress_line(frame: Frame) -> str:
     """Give one plain line for logs."""
     moment = frame.moment
-    if not moment.sent:
+    if not moment.sent or not frame.roles:  # nothing streams yet, or no more
         return frame.phase
     newest = moment.releases[-1].version if moment.releases else "none"
     return (
