@@ -64,6 +64,8 @@ def _gauge(metric: str, legend: str = "{{task}}") -> Query:
     return Query(f"mindstream_{metric}{{{TASK}}}", legend)
 
 
+RELEASE_AGE = Query(f"time() - max by (task) (mindstream_release_timestamp_seconds{{{TASK}}})")
+
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (
         Panel(
@@ -85,7 +87,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Age of the release",
             "Since the release that serves was made.",
             "s",
-            (Query(f"time() - max by (task) (mindstream_release_timestamp_seconds{{{TASK}}})"),),
+            (RELEASE_AGE,),
             "stat",
         ),
         Panel(
@@ -245,10 +247,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Age of the release",
-            "A saw: every fall is a release swapped in.",
-            "s",
-            (Query(f"time() - max by (task) (mindstream_release_timestamp_seconds{{{TASK}}})"),),
+            "Age of the release", "A saw: every fall is a release swapped in.", "s", (RELEASE_AGE,)
         ),
         Panel(
             "Swaps",
@@ -294,12 +293,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             (_gauge("replay_rows", "{{task}} {{part}}"),),
         ),
-        Panel(
-            "Replay memory, bytes",
-            "Text and labels.",
-            "bytes",
-            (_gauge("replay_bytes"),),
-        ),
+        Panel("Replay memory, bytes", "Text and labels.", "bytes", (_gauge("replay_bytes"),)),
         Panel(
             "Dead letters and skipped messages",
             "A second, by topic. Skipped messages are those another role writes to dead letters.",
