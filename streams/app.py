@@ -142,6 +142,8 @@ def run_worker(app: faust.App, *, log_level: str) -> None:
     Raises:
         SystemExit: always, with the worker's exit status.
     """
-    worker = faust.Worker(app, loglevel=log_level, quiet=True, redirect_stdouts=False, override_logging=False)
+    worker = faust.Worker(
+        app, loglevel=log_level, quiet=True, redirect_stdouts=False, override_logging=False
+    )
     logging.getLogger("faust").setLevel(max(logging.WARNING, logging.getLevelName(log_level)))
     raise SystemExit(worker.execute_from_commandline())
