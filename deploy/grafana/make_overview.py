@@ -60,10 +60,15 @@ def _rate(metric: str, by: str, legend: str, *, selector: str = TASK) -> Query:
     return Query(f"sum by ({by}) (rate(mindstream_{metric}{chosen}{RATE}))", legend)
 
 
+def _per_minute(metric: str, by: str, legend: str) -> Query:
+    return Query(f"60 * {_rate(metric, by, legend).expr}", legend)
+
+
 def _gauge(metric: str, legend: str = "{{task}}") -> Query:
     return Query(f"mindstream_{metric}{{{TASK}}}", legend)
 
 
+LAG = "sum by (instance, topic) (mindstream_consumer_lag_messages)"
 RELEASE_AGE = Query(f"time() - max by (task) (mindstream_release_timestamp_seconds{{{TASK}}})")
 
 ROWS: dict[str, tuple[Panel, ...]] = {
@@ -160,12 +165,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Lag",
             "Messages not yet read, by reader and topic.",
             "short",
-            (
-                Query(
-                    "sum by (instance, topic) (mindstream_consumer_lag_messages)",
-                    "{{instance}} {{topic}}",
-                ),
-            ),
+            (Query(LAG, "{{instance}} {{topic}}"),),
         ),
         Panel(
             "Waiting for a label",
@@ -238,13 +238,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Gate decisions",
             "Candidates accepted and rejected, a minute.",
             "short",
-            (
-                Query(
-                    "60 * sum by (task, decision) "
-                    f"(rate(mindstream_gate_decisions_total{{{TASK}}}{RATE}))",
-                    "{{task}} {{decision}}",
-                ),
-            ),
+            (_per_minute("gate_decisions_total", "task, decision", "{{task}} {{decision}}"),),
         ),
         Panel(
             "Age of the release", "A saw: every fall is a release swapped in.", "s", (RELEASE_AGE,)
@@ -253,7 +247,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Swaps",
             "Releases swapped in by servers, a minute.",
             "short",
-            (Query(f"60 * sum by (task) (rate(mindstream_release_swaps_total{{{TASK}}}{RATE}))"),),
+            (_per_minute("release_swaps_total", "task", "{{task}}"),),
         ),
         Panel(
             "Serving now",
