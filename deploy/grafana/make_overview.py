@@ -68,6 +68,7 @@ def _gauge(metric: str, legend: str = "{{task}}") -> Query:
     return Query(f"mindstream_{metric}{{{TASK}}}", legend)
 
 
+DEAD = "sum(increase(mindstream_dead_letters_total[$__range])) or vector(0)"
 LAG = "sum by (instance, topic) (mindstream_consumer_lag_messages)"
 RELEASE_AGE = Query(f"time() - max by (task) (mindstream_release_timestamp_seconds{{{TASK}}})")
 
@@ -119,12 +120,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Dead letters",
             "Messages that could not be used, in the range shown.",
             "short",
-            (
-                Query(
-                    "sum(increase(mindstream_dead_letters_total[$__range])) or vector(0)",
-                    "messages",
-                ),
-            ),
+            (Query(DEAD, "messages"),),
             "stat",
         ),
     ),
