@@ -20,26 +20,14 @@ from learners.strategies import STRATEGIES, StrategyConfig
 from learners.tasks import task_kind
 from mindstream.backbone import load_encoder
 from mindstream.settings import Settings
-from schemas.errors import SettingsError
 from serving.metrics import Metrics
 
 log = logging.getLogger("mindstream")
 
 
 def make_learners(settings: Settings, memories: Mapping[str, ReplayMemory]) -> dict[str, Learner]:
-    """Build a learner a task. Frozen tasks share one encoder; trained ones have their own.
-
-    Raises:
-        SettingsError: the strategy has no such name.
-    """
-    make_strategy = STRATEGIES.get(settings.learn.strategy)
-    if make_strategy is None:
-        raise SettingsError(
-            [
-                f"learn.strategy = {settings.learn.strategy!r}: "
-                f"must be one of {', '.join(sorted(STRATEGIES))}"
-            ]
-        )
+    """Build a learner a task. Frozen tasks share one encoder; trained ones have their own."""
+    make_strategy = STRATEGIES[settings.learn.strategy]
     learners: dict[str, Learner] = {}
     shared: Encoder | None = None
     for name, task in settings.tasks.items():

@@ -194,7 +194,9 @@ class LearnSettings(_Section):
     """The learner."""
 
     port: int = Field(8082, ge=0, le=65_535, description="HTTP port of /metrics")
-    strategy: str = Field("two-speed", description="two-speed, er or naive")
+    strategy: Literal["two-speed", "er", "naive"] = Field(
+        "two-speed", description="two-speed, er or naive"
+    )
     batch_rows: int = Field(
         0, ge=0, le=4096, description="rows of a micro-batch, at most; 0: the strategy's own"
     )

@@ -102,3 +102,14 @@ def test_a_role_reads_back_from_its_environment_what_its_parent_had(
             monkeypatch.setenv(name, value)
     child = load_settings()
     assert child.model_copy(update={"kafka": parent.kafka}).model_dump() == parent.model_dump()
+
+
+def test_the_settings_name_every_strategy_and_every_kind_of_task() -> None:
+    from typing import get_args
+
+    from learners.strategies import STRATEGIES
+    from learners.tasks import KINDS
+    from mindstream.settings import LearnSettings, TaskSettings
+
+    assert set(get_args(LearnSettings.model_fields["strategy"].annotation)) == set(STRATEGIES)
+    assert set(get_args(TaskSettings.model_fields["kind"].annotation)) == set(KINDS)
