@@ -232,7 +232,7 @@ def topics_list(config: ConfigFile = None, set_: SetFlags = None) -> None:
 @topics_app.command("create")
 def topics_create(config: ConfigFile = None, set_: SetFlags = None) -> None:
     """Create the topics that are missing, with kafka.partitions and kafka.replication."""
-    from mindstream.wiring import make_topics
+    from mindstream.clients import make_topics
 
     created = make_topics(settings_of(config, set_))
     out.print(f"created {', '.join(created)}" if created else "all topics are there")

@@ -21,9 +21,10 @@ from rich.table import Column, Table
 
 from learners.registry import Registry
 from learners.tasks import task_kind
-from mindstream.settings import EMBEDDED, Settings
+from mindstream.clients import kafka_arguments, make_join, make_producer, make_redis
+from mindstream.sections import EMBEDDED
+from mindstream.settings import Settings
 from mindstream.up import running_overrides
-from mindstream.wiring import kafka_arguments, make_join, make_producer, make_redis
 from schemas import Feedback, Interaction, ModelRelease, Prediction, codec
 from schemas.errors import NoReleaseError, SettingsError
 from schemas.fields import Label

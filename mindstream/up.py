@@ -21,7 +21,8 @@ from rich.console import Console
 
 from mindstream.embedded.kafka import LIMITS, EmbeddedKafka
 from mindstream.embedded.redis import EmbeddedRedis
-from mindstream.settings import EMBEDDED, Settings, role_environment
+from mindstream.sections import EMBEDDED
+from mindstream.settings import Settings, role_environment
 from mindstream.supervisor import RoleProcess, Supervisor
 from mindstream.wiring import ROLES, state_file
 from streams.topics import TABLE, Topics

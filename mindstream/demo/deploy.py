@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mindstream.clients import make_admin, make_redis
 from mindstream.demo.collector import answers
 from mindstream.demo.plan import Plan
-from mindstream.settings import EMBEDDED, Settings, TaskSettings
+from mindstream.sections import EMBEDDED, TaskSettings
+from mindstream.settings import Settings
 from mindstream.supervisor import Supervisor
-from mindstream.wiring import ROLES, learn_fence, make_admin, make_redis
+from mindstream.wiring import ROLES, learn_fence
 from schemas.errors import MindstreamError
 from streams.topics import Topics
 

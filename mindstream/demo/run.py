@@ -21,6 +21,7 @@ from types import FrameType
 from rich.console import Console
 
 from learners.tasks import task_kind
+from mindstream.clients import kafka_arguments, make_join, make_producer, make_redis, make_topics
 from mindstream.demo.collector import Collector, Sources
 from mindstream.demo.dataset import DataFile, read_data
 from mindstream.demo.deploy import (
@@ -39,17 +40,11 @@ from mindstream.demo.screen import Screen
 from mindstream.demo.simulator import DESK_RATE, DESK_S, Desk, simulate
 from mindstream.demo.summary import Run, Summary, print_summary, summarize
 from mindstream.demo.tally import Moment, Tally
-from mindstream.settings import EMBEDDED, Settings
+from mindstream.sections import EMBEDDED
+from mindstream.settings import Settings
 from mindstream.supervisor import Supervisor
 from mindstream.up import role_processes, services
-from mindstream.wiring import (
-    kafka_arguments,
-    make_join,
-    make_producer,
-    make_redis,
-    make_topics,
-    utc_now,
-)
+from mindstream.wiring import utc_now
 from schemas.errors import NoReleaseError, SettingsError
 from streams.topics import Topics
 

@@ -17,8 +17,8 @@ from kafka import KafkaProducer
 from learners.registry import Registry
 from learners.released import EncoderCache, ReleasedModel
 from learners.tasks import task_kind
+from mindstream.clients import make_join, make_memory
 from mindstream.embedded.kafka import EmbeddedKafka
-from mindstream.wiring import make_join, make_memory
 from schemas import Interaction, Prediction, codec
 from streams.topics import TABLE, Topics
 from tests.deployment import running

@@ -21,8 +21,8 @@ from kafka import KafkaProducer
 from learners.checkpoint import CheckpointStore
 from learners.holdout import is_held_out
 from learners.join import LabelJoin
+from mindstream.clients import make_join, make_memory, make_topics
 from mindstream.settings import load_settings
-from mindstream.wiring import make_join, make_memory, make_topics
 from schemas import DeadLetter, Example, Feedback, Interaction, Prediction, codec
 from tests.deployment import Deployment, running
 

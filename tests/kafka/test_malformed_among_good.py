@@ -11,7 +11,7 @@ import pytest
 import redis as redis_client
 from kafka import KafkaProducer
 
-from mindstream.wiring import make_join, make_topics
+from mindstream.clients import make_join, make_topics
 from schemas import DeadLetter, Example, Interaction, codec
 from tests.deployment import running
 from tests.malformed import corpus

@@ -109,7 +109,7 @@ def test_the_settings_name_every_strategy_and_every_kind_of_task() -> None:
 
     from learners.strategies import STRATEGIES
     from learners.tasks import KINDS
-    from mindstream.settings import LearnSettings, TaskSettings
+    from mindstream.sections import LearnSettings, TaskSettings
 
     assert set(get_args(LearnSettings.model_fields["strategy"].annotation)) == set(STRATEGIES)
     assert set(get_args(TaskSettings.model_fields["kind"].annotation)) == set(KINDS)

@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
+from mindstream.clients import make_redis, servers
 from mindstream.settings import load_settings
-from mindstream.wiring import make_redis, run_role, servers
+from mindstream.wiring import run_role
 from schemas.errors import SettingsError
 
 

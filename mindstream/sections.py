@@ -1,0 +1,243 @@
+"""The sections of the settings: every value with its default, its unit and its rule.
+
+Owns what may be set; must not know where values come from.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+EMBEDDED = "embedded"
+
+
+class Section(BaseModel):
+    """What all sections share: no unknown names, no change after the start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(Section):
+    """Where the events are."""
+
+    servers: str = Field(
+        EMBEDDED, min_length=1, description="brokers, host:port,host:port; or 'embedded'"
+    )
+    prefix: str = Field(
+        "mindstream",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="prefix of every topic and group",
+    )
+    partitions: int = Field(
+        4, ge=1, le=1024, description="partitions of a topic made by `topics create`"
+    )
+    replication: int = Field(
+        1, ge=1, le=10, description="copies of a topic made by `topics create`"
+    )
+    session_timeout_s: float = Field(
+        10.0,
+        ge=1.0,
+        le=300.0,
+        description="a worker silent for so long loses its partitions, seconds",
+    )
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        "plaintext", description="plaintext, ssl, sasl_plaintext or sasl_ssl"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    username: str = Field("", description="for sasl_*")
+    password: str = Field(
+        "", description="for sasl_*; better given as MINDSTREAM_KAFKA__PASSWORD", repr=False
+    )
+    ca_file: str = Field(
+        "", description="certificate authorities (PEM) for ssl and sasl_ssl; empty: the system's"
+    )
+
+    @model_validator(mode="after")
+    def _sasl_needs_a_user(self) -> KafkaSettings:
+        if self.security.startswith("sasl") and not (self.username and self.password):
+            raise ValueError(f"security {self.security!r} needs username and password")
+        return self
+
+
+class RedisSettings(Section):
+    """Where labels wait and replay memory lives."""
+
+    url: str = Field(
+        EMBEDDED, description="redis:// or rediss:// address, or 'embedded'", repr=False
+    )
+    namespace: str = Field(
+        "mindstream", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="start of every key"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        if url != EMBEDDED and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must be 'embedded' or start with redis://, rediss:// or unix://")
+        return url
+
+
+class StoreSettings(Section):
+    """Where releases are kept."""
+
+    url: str = Field(
+        "", description="folder, s3://, gs:// or any fsspec address; empty: <data_dir>/releases"
+    )
+    keep: int = Field(50, ge=2, le=100_000, description="releases of a task that are kept")
+
+
+class TaskSettings(Section):
+    """One task of this deployment."""
+
+    kind: Literal["classify", "multilabel"] = Field(
+        "classify", description="classify: one label; multilabel: any number of labels"
+    )
+
+
+class ModelSettings(Section):
+    """The encoder that all tasks start from."""
+
+    backbone: str = Field(
+        "all-MiniLM-L6-v2",
+        min_length=1,
+        description="all-MiniLM-L6-v2 (shipped), a local folder, or a Hugging Face name",
+    )
+    max_tokens: int = Field(128, ge=8, le=8192, description="longer texts are cut here, tokens")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto measures at start what is faster and good enough"
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="processor threads of a role; 0: half of the cores"
+    )
+
+
+class IngestSettings(Section):
+    """Validate, de-duplicate, join late labels."""
+
+    port: int = Field(8081, ge=0, le=65_535, description="HTTP port of /healthz and /metrics")
+    label_ttl_s: float = Field(
+        7 * 86_400.0, gt=0, description="how long an interaction waits for its label, seconds"
+    )
+    remember_s: float = Field(
+        14 * 86_400.0,
+        gt=0,
+        description="how long an id is known, to drop repeats and take corrections, seconds",
+    )
+    shards: int = Field(
+        16, ge=1, le=1024, description="slots of the join state; never change on a live system"
+    )
+    max_message_bytes: int = Field(
+        1_048_576, ge=1024, description="larger messages go to dead letters, bytes"
+    )
+    max_age_days: float = Field(
+        3650.0, gt=0, description="older event times go to dead letters, days"
+    )
+    max_ahead_s: float = Field(
+        300.0, ge=0, description="event times further ahead go to dead letters, seconds"
+    )
+
+    @model_validator(mode="after")
+    def _remember_outlives_ttl(self) -> IngestSettings:
+        if self.remember_s < self.label_ttl_s:
+            raise ValueError(
+                f"remember_s ({self.remember_s:g}) must not be under "
+                f"label_ttl_s ({self.label_ttl_s:g})"
+            )
+        return self
+
+
+class ReplaySettings(Section):
+    """Replay memory in Redis."""
+
+    policy: Literal["class-balanced", "reservoir"] = Field(
+        "class-balanced", description="which rows stay and which are drawn"
+    )
+    max_rows: int = Field(200_000, ge=1, description="rows of a task, at most")
+    max_bytes: int = Field(268_435_456, ge=1024, description="bytes of a task, at most")
+    held_out_share: float = Field(
+        0.05, ge=0.0, le=0.5, description="share of examples that never trains: the gate's probe"
+    )
+    held_out_rows: int = Field(2_000, ge=1, description="held-out rows of a task, at most")
+
+
+class GateSettings(Section):
+    """When a candidate may replace the release that serves."""
+
+    margin: float = Field(0.01, ge=0, le=1, description="overall score it may lose, 0 to 1")
+    label_loss: float = Field(
+        0.34, ge=0, le=1, description="accuracy that one label may lose, 0 to 1"
+    )
+    min_label_rows: int = Field(
+        5, ge=1, description="held-out rows from which a single label counts"
+    )
+    rows: int = Field(512, ge=10, description="held-out rows that decide")
+
+
+class LearnSettings(Section):
+    """The learner."""
+
+    port: int = Field(8082, ge=0, le=65_535, description="HTTP port of /metrics")
+    strategy: Literal["two-speed", "er", "naive"] = Field(
+        "two-speed", description="two-speed, er or naive"
+    )
+    batch_rows: int = Field(
+        0, ge=0, le=4096, description="rows of a micro-batch, at most; 0: the strategy's own"
+    )
+    max_wait_s: float = Field(
+        0.1, ge=0, description="longest wait for a micro-batch to fill, seconds"
+    )
+    replay_rows: int = Field(
+        32, ge=0, le=4096, description="rows replayed beside each micro-batch (er)"
+    )
+    learning_rate: float = Field(
+        5e-5, gt=0, description="of the encoder, for strategies that train it"
+    )
+    head_learning_rate: float = Field(2e-3, gt=0, description="of the trained head")
+    projection_width: int = Field(
+        2048, ge=64, le=65_536, description="random features of the two-speed head"
+    )
+    release_every_s: float = Field(
+        1.0, gt=0, description="shortest time between two candidates, seconds"
+    )
+    checkpoint_every_s: float = Field(
+        30.0, gt=0, description="time between two checkpoints, seconds"
+    )
+    seed: int = Field(0, ge=0, description="of everything random")
+
+
+class ServeSettings(Section):
+    """The server."""
+
+    port: int = Field(
+        8080, ge=0, le=65_535, description="HTTP port of /healthz /readyz /metrics /releases"
+    )
+    batch_rows: int = Field(256, ge=1, le=65_536, description="records taken at once, at most")
+    max_tokens: int = Field(8_192, ge=128, description="tokens of one forward pass, at most")
+    max_wait_s: float = Field(0.02, ge=0, description="longest wait for a batch to fill, seconds")
+    top: int = Field(3, ge=1, le=16, description="labels named in a prediction")
+
+
+class WatchSettings(Section):
+    """Scores and drift."""
+
+    port: int = Field(8083, ge=0, le=65_535, description="HTTP port of /healthz and /metrics")
+    window: int = Field(1_000, ge=10, description="joined predictions in the rolling scores")
+    pair_ttl_s: float = Field(
+        7 * 86_400.0, gt=0, description="how long a prediction waits for its label, seconds"
+    )
+    adwin_delta: float = Field(
+        0.002, gt=0, lt=1, description="ADWIN on errors: chance of a false alarm"
+    )
+    page_hinkley_threshold: float = Field(
+        50.0, gt=0, description="Page-Hinkley on confidence: higher means fewer alarms"
+    )
+
+
+class WebSettings(Section):
+    """The HTTP pages of all roles."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
