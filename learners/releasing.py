@@ -23,6 +23,8 @@ from schemas import Blob, GateReport, ModelRelease
 from schemas.errors import NoReleaseError
 from schemas.fields import Label
 
+PRUNE_EVERY = 10  # releases; a clean-up reads every manifest that stays
+
 
 class HeldOutRow(Protocol):
     """A held-out row, as the gate needs it."""
@@ -77,14 +79,15 @@ class FeatureCache:
 
     def features(self, encoder: Encoder, rows: Sequence[HeldOutRow]) -> npt.NDArray[np.float32]:
         """Give features, float32 [rows, width], encoding only what is not kept."""
-        missing = [row for row in rows if (encoder.space_id, row.id) not in self._kept]
+        space = encoder.space_id  # asked once: it looks at every weight's version
+        missing = [row for row in rows if (space, row.id) not in self._kept]
         if missing:
             encoded = encoder.encode([row.text for row in missing])
             for row, features in zip(missing, encoded, strict=True):
-                self._kept[encoder.space_id, row.id] = features
-        found = np.stack([self._kept[encoder.space_id, row.id] for row in rows])
+                self._kept[space, row.id] = features
+        found = np.stack([self._kept[space, row.id] for row in rows])
         for row in rows:
-            self._kept.move_to_end((encoder.space_id, row.id))
+            self._kept.move_to_end((space, row.id))
         while len(self._kept) > self.rows:
             self._kept.popitem(last=False)
         return found
@@ -99,6 +102,7 @@ class Releaser:
         memory: where held-out rows come from.
         rules: of the gate.
         rows: held-out rows that decide.
+        keep: releases of the task that stay in the registry; a few more, between two clean-ups.
     """
 
     def __init__(
@@ -109,17 +113,20 @@ class Releaser:
         memory: HeldOutSource,
         rules: GateRules,
         rows: int,
+        keep: int,
     ) -> None:
         self.learner = learner
         self.registry = registry
         self.memory = memory
         self.rules = rules
         self.rows = rows
+        self.keep = keep
         self.champion: ReleasedModel | None = None
         self.considered = -1  # examples learned when a candidate was last considered
         self._features = FeatureCache(4 * rows)
         self._encoders = EncoderCache()
         self._encoder_blobs: dict[str, Blob] | None = None
+        self._until_prune = PRUNE_EVERY
 
     def resume(self) -> ModelRelease | None:
         """Take the newest release of the task as champion, when there is one."""
@@ -166,6 +173,10 @@ class Releaser:
             time=now,
         )
         self.champion = ReleasedModel.load(release, self.registry, encoders=self._encoders)
+        self._until_prune -= 1
+        if not self._until_prune:
+            self.registry.prune(self.learner.task, self.keep)
+            self._until_prune = PRUNE_EVERY
         return Verdict(report, release)
 
     def _judge(self) -> GateReport:

@@ -64,7 +64,12 @@ def make_releasers(
     )
     return {
         name: Releaser(
-            learner, registry=registry, memory=memories[name], rules=rules, rows=settings.gate.rows
+            learner,
+            registry=registry,
+            memory=memories[name],
+            rules=rules,
+            rows=settings.gate.rows,
+            keep=settings.store.keep,
         )
         for name, learner in learners.items()
     }

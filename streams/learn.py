@@ -50,7 +50,7 @@ class Cadence:
     max_wait_s: float
     release_every_s: float
     checkpoint_every_s: float
-    release_share: float = 0.25
+    release_share: float = 0.2
 
 
 class LearnObserver(Protocol):

@@ -13,9 +13,8 @@ import pytest
 from schemas import Blob, GateReport, Interaction, ModelRelease
 
 if TYPE_CHECKING:
-    from learners.registry import Registry
-
     from learners.model import Encoder
+    from learners.registry import Registry
     from schemas.fields import Label
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
