@@ -1,0 +1,94 @@
+"""From examples to releases: the gate's verdict, what is published, what is cleaned up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+
+from learners.gate import GateRules
+from learners.holdout import is_held_out
+from learners.loop import Learner
+from learners.registry import Registry
+from learners.releasing import PRUNE_EVERY, Releaser
+from learners.replay import ReplayMemory, ReplayRow
+from tests.learners.test_loop import EXAMPLES
+from tests.learning import MakeLearner, example, frozen_encoder, make_learner
+
+__all__ = ["frozen_encoder", "make_learner"]
+
+START = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def memory(redis: redis_client.Redis) -> ReplayMemory:
+    memory = ReplayMemory(
+        redis,
+        namespace="test",
+        task="intents",
+        max_rows=1_000,
+        max_bytes=1_000_000,
+        held_out_rows=100,
+    )
+    rows = [
+        ReplayRow(e.id, e.user, e.label, e.text or "", held_out=is_held_out(e.id, share=0.4))
+        for e in EXAMPLES
+    ]
+    memory.offer(rows)
+    return memory
+
+
+def releaser(learner: Learner, memory: ReplayMemory, folder: Path, *, keep: int = 50) -> Releaser:
+    return Releaser(
+        learner,
+        registry=Registry(str(folder)),
+        memory=memory,
+        rules=GateRules(),
+        rows=100,
+        keep=keep,
+    )
+
+
+def test_what_learns_is_released_and_what_is_worse_is_not(
+    make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    learner = make_learner(held_out_share=0.4)
+    releases = releaser(learner, memory, tmp_path)
+    assert not releases.has_news
+    learner.learn(EXAMPLES)
+    assert releases.has_news
+    first = releases.consider(positions={"examples/0": 72}, now=START)
+    assert first.release is not None
+    assert first.report.challenger > 0.9
+    assert not releases.has_news
+    # The same texts with wrong labels, many times: what was known is spoiled.
+    wrong = {"refund": "pin", "pin": "card", "card": "refund"}
+    learner.learn(
+        [
+            example(f"wrong-{n}-{e.id}", e.text or "", wrong[str(e.label)])
+            for n in range(6)
+            for e in EXAMPLES
+        ]
+    )
+    second = releases.consider(positions={}, now=START + timedelta(seconds=1))
+    assert second.release is None
+    assert "fell" in second.report.reason
+    assert Registry(str(tmp_path)).latest("intents") == first.release
+
+
+def test_old_releases_are_removed_as_new_ones_come(
+    make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    learner = make_learner(held_out_share=0.4)
+    releases = releaser(learner, memory, tmp_path, keep=2)
+    versions = []
+    for n in range(PRUNE_EVERY):
+        learner.learn(EXAMPLES[7 * n : 7 * n + 7])
+        verdict = releases.consider(positions={}, now=START + timedelta(seconds=n))
+        assert verdict.release is not None, verdict.report.reason
+        versions.append(verdict.release.version)
+    left = [release.version for release in Registry(str(tmp_path)).releases("intents")]
+    assert left == versions[:-3:-1]
+    assert releases.resume() is not None  # what stays is whole
