@@ -6,8 +6,8 @@ Owns the interface; knows no strategy, no Kafka and no Redis client.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,14 @@ class StrategyConfig:
         learning_rate: of the encoder.
         head_learning_rate: of a trained head.
         projection_width: random features of the additive head.
+        consolidate_every: examples between two consolidation points.
+        strength: factor of a strategy's own protection: penalty, distillation; 1 is its default.
+        decay: share of old importances that a consolidation keeps, 0 to 1.
+        epochs: passes of a strategy that trains on all it has stored.
+        stored_rows: rows that such a strategy stores, where it is bounded.
+        stored_logits: numbers that a strategy may keep as logits of earlier rows, 4 bytes each.
+        plugin: `package.module:Class` of an Avalanche plugin, for the strategy `plugin`.
+        plugin_arguments: what that class is built with.
         seed: of everything random.
     """
 
@@ -81,6 +89,14 @@ class StrategyConfig:
     learning_rate: float = 5e-5
     head_learning_rate: float = 2e-3
     projection_width: int = 2048
+    consolidate_every: int = 1_000
+    strength: float = 1.0
+    decay: float = 0.9
+    epochs: int = 3
+    stored_rows: int = 2_048
+    stored_logits: int = 4_000_000
+    plugin: str = ""
+    plugin_arguments: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
 
@@ -133,4 +149,13 @@ class Strategy(Protocol):
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take up a state: the next step is bit-identical to the one that would have come."""
+        ...
+
+
+@runtime_checkable
+class Consolidates(Protocol):
+    """What a strategy offers beside `Strategy` when it has consolidation points."""
+
+    def consolidate(self) -> None:
+        """Take what is known now as what must not be forgotten: every so often, or on drift."""
         ...
