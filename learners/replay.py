@@ -1,93 +1,50 @@
-"""Replay memory in Redis: what one task may rehearse, bounded exactly, sampled by a stated law.
+"""Replay memory in Redis: what one task may rehearse, bounded exactly, by the laws of rehearsal.
 
 Owns insertion, eviction, drawing and erasure, all on the server in one round trip a batch, atomic
 under any number of writers; must not know torch, models or Kafka.
 
-Laws:
-    class-balanced: every row comes in; when the memory is full a row drawn at random from its
-        largest class goes, the new one counted (the greedy balancing sampler of GDumb, Prabhu et
-        al., ECCV 2020; ours draws the victim among the rows that were there before). A sample is
-        uniform over classes, then within the class.
-    reservoir: the n-th offer stays with probability size/n and replaces a row drawn at random
-        (Algorithm R, Vitter, ACM TOMS 11(1), 1985). A sample is uniform over rows. Exact while rows
-        are the bound that binds and no user has been erased; close to it otherwise.
-
 Chance comes from outside: a sample from the caller's draws, an offer from a hash of its id and
-revision, so that the same offers in the same order leave the same memory.
+revision, so that the same offers in the same order leave the same memory. Classes are in the order
+of the server's collation, which is that of their code points in the C locale.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 import redis
 
+from learners.rehearsal import (
+    DEFAULT_LAWS,
+    POLICIES,
+    OfferReport,
+    Policy,
+    ReplayLaws,
+    ReplayRow,
+    ReplaySize,
+    chances,
+    check_bounds,
+    check_draws,
+    levels_told,
+)
 from learners.scripts import Argument, Script, check_client, pack, run_scripts
-from schemas.fields import Label
 
-Policy = Literal["class-balanced", "reservoir"]
-POLICIES: tuple[Policy, ...] = ("class-balanced", "reservoir")
+__all__ = [
+    "POLICIES",
+    "OfferReport",
+    "Policy",
+    "ReplayLaws",
+    "ReplayMemory",
+    "ReplayRow",
+    "ReplaySize",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class ReplayRow:
-    """One example in memory.
-
-    Attributes:
-        id: the interaction's id.
-        user: whose it is, so that it can be erased.
-        label: canonical label; its first text, or "" for an empty list, is the class to balance.
-        text: the input as the task's kind wrote it.
-        revision: of the label; a newer one replaces the row.
-        held_out: kept apart for the gate, never sampled.
-    """
-
-    id: str
-    user: str
-    label: Label
-    text: str
-    revision: int = 1
-    held_out: bool = False
-
-
-class OfferReport(NamedTuple):
-    """What became of offered rows; `added + replaced + known + passed` are all of them.
-
-    Attributes:
-        added: new in memory.
-        replaced: a newer revision of a row in memory.
-        known: in memory already with this revision or a newer one.
-        passed: not admitted by the law, or too large to fit.
-        evicted: rows that made room.
-    """
-
-    added: int
-    replaced: int
-    known: int
-    passed: int
-    evicted: int
-
-
-class ReplaySize(NamedTuple):
-    """What is in memory.
-
-    Attributes:
-        rows: rows that train.
-        bytes: of all rows as stored, with their ids; the server's own structures come on top.
-        held_out_rows: rows kept apart.
-    """
-
-    rows: int
-    bytes: int
-    held_out_rows: int
-
-
-_OFFER = Script("replay_offer", parts=["replay_state"])
-_SAMPLE = Script("replay_sample", parts=["replay_state"])
+_OFFER = Script("replay_offer", parts=["replay_state", "replay_levels"])
+_SAMPLE = Script("replay_sample", parts=["replay_state", "replay_levels"])
+_TELL = Script("replay_tell", parts=["replay_state"])
+_ROWS = Script("replay_rows", parts=["replay_state"])
 _HELD_OUT = Script("replay_held_out", parts=["replay_state"])
 _ERASE = Script("replay_erase", parts=["replay_state"])
 
@@ -103,35 +60,30 @@ class ReplayMemory:
         *,
         namespace: str,
         task: str,
-        policy: Policy = "class-balanced",
+        laws: ReplayLaws = DEFAULT_LAWS,
         max_rows: int,
         max_bytes: int,
         held_out_rows: int,
     ) -> None:
-        """Connect to the memory; another policy or bound acts from the next offer on.
+        """Connect to the memory; other laws or bounds act from the next call on.
 
         Args:
             client: a connection that does not decode answers.
             namespace: start of every key.
             task: whose memory.
-            policy: the law, one of `POLICIES`.
+            laws: which rows stay and which are drawn.
             max_rows: bound of the rows that train.
             max_bytes: bound of all rows together, bytes; held-out rows take a quarter at most.
             held_out_rows: bound of the rows kept apart.
 
-        Raises:
-            ValueError: the connection decodes answers, or a bound is negative.
+        A connection that decodes answers, or a negative bound, is a `ValueError`.
         """
         check_client(client)
-        bounds = {"max_rows": max_rows, "max_bytes": max_bytes, "held_out_rows": held_out_rows}
-        for name, value in bounds.items():
-            if value < 0:
-                raise ValueError(f"{name} is {value}: it must not be negative")
-        if policy not in POLICIES:
-            raise ValueError(f"policy is {policy!r}: it must be one of {', '.join(POLICIES)}")
+        check_bounds(max_rows=max_rows, max_bytes=max_bytes, held_out_rows=held_out_rows)
+        self.laws = laws
         self._redis = client
         self._base = f"{namespace}:{{r.{task}}}:"
-        self._policy = policy
+        self._cuts = pack(self.laws.cuts())
         self._bounds: list[Argument] = [max_rows, max_bytes, held_out_rows]
 
     def offer(self, rows: Sequence[ReplayRow]) -> OfferReport:
@@ -144,8 +96,8 @@ class ReplayMemory:
             return OfferReport(0, 0, 0, 0, 0)
         offers = [_packed(row) for row in rows]
         blobs = [msgspec.msgpack.encode(row) for row in rows]
-        answer = self._run(_OFFER, [self._policy, *self._bounds, pack(offers), *blobs])
-        return OfferReport(*answer)
+        laws: list[Argument] = [self.laws.policy, self.laws.recent_rows]
+        return OfferReport(*self._run(_OFFER, [*laws, *self._bounds, pack(offers), *blobs]))
 
     def sample(self, rows: int, *, draws: Sequence[float]) -> list[ReplayRow]:
         """Draw rows that train, with replacement: one round trip.
@@ -157,15 +109,47 @@ class ReplayMemory:
         Returns:
             One row a draw; none when the memory is empty.
 
-        Raises:
-            ValueError: the draws are not `rows` numbers in [0, 1).
+        Draws that are not `rows` numbers in [0, 1) are a `ValueError`.
         """
-        if len(draws) != rows or not all(0.0 <= draw < 1.0 for draw in draws):
-            raise ValueError(f"{len(draws)} draws for {rows} rows: one each is needed, in [0, 1)")
+        check_draws(rows, draws)
         if rows == 0:
             return []
         packed = pack([float(draw) for draw in draws])
-        return [_read_row.decode(row) for row in self._run(_SAMPLE, [self._policy, packed])]
+        drawn = self._run(_SAMPLE, [self.laws.recent_rows, self._cuts, packed])
+        return [_read_row.decode(row) for row in drawn]
+
+    def tell(self, ids: Sequence[str], losses: Sequence[float]) -> int:
+        """Note the last known loss of rows: one round trip, no effect when told again.
+
+        Args:
+            ids: of rows; those that do not train, or are not there, are passed over.
+            losses: one each, finite and not negative.
+
+        Returns:
+            How many of them train.
+
+        Too few losses or too many, or one that is negative or not finite, is a `ValueError`.
+        """
+        told = levels_told(ids, losses)
+        return int(self._run(_TELL, [pack(list(told.items()))])[0]) if told else 0
+
+    def rows(self, *, piece_rows: int = 500) -> Iterator[ReplayRow]:
+        """Read all rows that train, oldest first, in pieces of one round trip each.
+
+        A row that is there all the while comes once. One that is revised meanwhile may come twice:
+        as it was, then as it is.
+
+        Args:
+            piece_rows: rows of a piece, at most; 1 or more.
+
+        Yields:
+            Rows in order of arrival.
+        """
+        piece: list[Any] = self._run(_ROWS, ["-inf", piece_rows])
+        while piece:
+            last, rows = piece
+            yield from (_read_row.decode(row) for row in rows)
+            piece = self._run(_ROWS, [last, piece_rows])
 
     def held_out(self, rows: int) -> list[ReplayRow]:
         """Read rows that are kept apart, evenly over their classes.
@@ -196,7 +180,7 @@ class ReplayMemory:
         return ReplaySize(rows=rows, bytes=bytes_t + bytes_h, held_out_rows=held_out)
 
     def erase_user(self, user: str) -> int:
-        """Erase every row of a user, of both parts.
+        """Erase every row of a user, of both parts, and all that was told of them.
 
         Returns:
             How many there were.
@@ -214,10 +198,6 @@ def _bytes(value: object) -> bytes:
 
 
 def _packed(row: ReplayRow) -> list[object]:
-    """Write what replay_offer.lua must know of a row; its chance is a hash of id and revision."""
-    digest = hashlib.blake2b(f"{row.id}\n{row.revision}".encode(), digest_size=12).digest()
-    admit = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
-    seed = 1 + int.from_bytes(digest[8:], "big") % 2_147_483_646
-    label = row.label if isinstance(row.label, str) else next(iter(row.label), "")
+    """Write what replay_offer.lua must know of a row."""
     part = "h" if row.held_out else "t"
-    return [row.id, row.revision, part, label, row.user, admit, seed]
+    return [row.id, row.revision, part, row.balanced_class, row.user, *chances(row)]

@@ -114,16 +114,17 @@ def make_join(settings: Settings, client: redis.Redis) -> LabelJoin:
 
 def make_memory(settings: Settings, client: redis.Redis, task: str) -> ReplayMemory:
     """Build the replay memory of one task."""
-    from learners.replay import ReplayMemory
+    from learners.replay import ReplayLaws, ReplayMemory
 
+    replay = settings.replay
     return ReplayMemory(
         client,
         namespace=settings.redis.namespace,
         task=task,
-        policy=settings.replay.policy,
-        max_rows=settings.replay.max_rows,
-        max_bytes=settings.replay.max_bytes,
-        held_out_rows=settings.replay.held_out_rows,
+        laws=ReplayLaws(replay.policy, replay.shares, replay.recent_rows),
+        max_rows=replay.max_rows,
+        max_bytes=replay.max_bytes,
+        held_out_rows=replay.held_out_rows,
     )
 
 

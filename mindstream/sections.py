@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from learners.rehearsal import RECENT_ROWS, Law, Policy, check_shares
+
 EMBEDDED = "embedded"
 
 
@@ -153,8 +155,17 @@ class IngestSettings(Section):
 class ReplaySettings(Section):
     """Replay memory in Redis."""
 
-    policy: Literal["class-balanced", "reservoir"] = Field(
-        "class-balanced", description="which rows stay and which are drawn"
+    policy: Policy = Field(
+        "class-balanced",
+        description="which rows stay: class-balanced, reservoir, recency-mixed or loss-aware",
+    )
+    shares: dict[Law, float] = Field(
+        {},
+        description="share of the rows drawn by each law, together 1, such as "
+        "{ class-balanced = 0.5, uniform = 0.0, recent = 0.25, loss = 0.25 }; empty: the policy's",
+    )
+    recent_rows: int = Field(
+        RECENT_ROWS, ge=1, description="newest rows: those that are drawn or kept as recent"
     )
     max_rows: int = Field(200_000, ge=1, description="rows of a task, at most")
     max_bytes: int = Field(268_435_456, ge=1024, description="bytes of a task, at most")
@@ -162,6 +173,12 @@ class ReplaySettings(Section):
         0.05, ge=0.0, le=0.5, description="share of examples that never trains: the gate's probe"
     )
     held_out_rows: int = Field(2_000, ge=1, description="held-out rows of a task, at most")
+
+    @field_validator("shares")
+    @classmethod
+    def _are_shares(cls, shares: dict[Law, float]) -> dict[Law, float]:
+        check_shares(shares)
+        return shares
 
 
 class GateSettings(Section):

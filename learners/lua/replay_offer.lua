@@ -1,10 +1,12 @@
 -- Offer rows in order, atomically, and evict until the memory is within its bounds.
 --
--- ARGV: policy, max_rows, max_bytes, held_out_rows, MessagePack array of
+-- ARGV: policy, recent_rows, max_rows, max_bytes, held_out_rows, MessagePack array of
 --   {id, revision, part, class, user, admit in [0,1), seed}, then one row an offer.
 -- Answers: added, replaced, known, passed, evicted.
-local policy, max_rows, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local held_out_rows = tonumber(ARGV[4])
+local policy, recent_rows = ARGV[1], tonumber(ARGV[2])
+local max_rows, max_bytes, held_out_rows = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+-- Policies that take the n-th of all offers with probability size/n, as Algorithm R does.
+local ADMITS_SOME = {['reservoir'] = true, ['loss-aware'] = true}
 local added, replaced, known, passed, evicted = 0, 0, 0, 0, 0
 
 -- The minimal standard generator (Park and Miller, CACM 1988): exact in doubles, seeded by the caller.
@@ -43,6 +45,10 @@ local function names(part)
   return names_of[part]
 end
 
+local function slot_of(part, class, slot)
+  return redis.call('HGET', base .. 'slots:' .. part .. ':' .. class, slot)
+end
+
 local function resize(part, class, by)
   local size = (sizes[part][class] or 0) + by
   if size == 0 or not sizes[part][class] then
@@ -64,18 +70,12 @@ local function put_in(id, revision, part, class, user, row)
   bytes[part] = bytes[part] + #row + #id
 end
 
--- Where a row is lost: in the class that would be the largest (the first by name of equals), or
--- anywhere for the reservoir. Held-out rows are always balanced.
-local function victim(part, coming)
-  if policy == 'reservoir' and part == 't' then
-    local left = random_below(rows[part])
-    for _, name in ipairs(names(part)) do
-      if left < sizes[part][name] then
-        return name, left
-      end
-      left = left - sizes[part][name]
-    end
-  end
+-- Which row is lost, by policy: answers its id.
+--   coming: class of the row that needs room, or false when it is of the other part
+local VICTIMS = {}
+
+-- A row of the class that would be the largest, the first by name of equals.
+VICTIMS['class-balanced'] = function(part, coming)
   local largest, most = nil, 0
   for _, name in ipairs(names(part)) do
     local size = sizes[part][name] + (name == coming and 1 or 0)
@@ -83,12 +83,37 @@ local function victim(part, coming)
       largest, most = name, size
     end
   end
-  return largest, random_below(sizes[part][largest])
+  return slot_of(part, largest, random_below(sizes[part][largest]))
+end
+
+VICTIMS['reservoir'] = function(part)
+  local left = random_below(rows[part])
+  for _, name in ipairs(names(part)) do
+    if left < sizes[part][name] then
+      return slot_of(part, name, left)
+    end
+    left = left - sizes[part][name]
+  end
+end
+
+-- The row that leaves the window of recent rows stays with probability old/left, of the rows that
+-- have left it so far, in the place of an old one; `order` has the old rows first.
+VICTIMS['recency-mixed'] = function()
+  local window = math.min(recent_rows, rows.t)
+  local old = rows.t - window
+  local left = math.max(offers - window, old + 1)
+  local rank = math.min(random_below(left), old)
+  return redis.call('ZRANGE', base .. 'order', rank, rank)[1]
+end
+
+-- A row of little loss before one of much.
+VICTIMS['loss-aware'] = function()
+  local levels, total = levels_of(-1)
+  return row_at_weight(levels, random_below(total))
 end
 
 local function evict(part, coming)
-  local class, slot = victim(part, coming)
-  local id = redis.call('HGET', base .. 'slots:' .. part .. ':' .. class, slot)
+  local id = VICTIMS[part == 't' and policy or 'class-balanced'](part, coming)
   take_out(id, place(id))
   evicted = evicted + 1
 end
@@ -111,9 +136,9 @@ local function make_room(part, class, needed)
   end
 end
 
-for n, offer in ipairs(cmsgpack.unpack(ARGV[5])) do
+for n, offer in ipairs(cmsgpack.unpack(ARGV[6])) do
   local id, revision, part, class, user, admit, start = unpack(offer)
-  local row = ARGV[5 + n]
+  local row = ARGV[6 + n]
   local needed, at = #row + #id, place(id)
   seed = start
   if at and at[6] >= revision then
@@ -132,8 +157,7 @@ for n, offer in ipairs(cmsgpack.unpack(ARGV[5])) do
     local welcome = true
     if part == 't' then
       offers = offers + 1
-      -- Algorithm R: the n-th of all offers stays with probability size/n.
-      if policy == 'reservoir' and (part_is_full(part, needed) or all_is_full(needed)) then
+      if ADMITS_SOME[policy] and (part_is_full(part, needed) or all_is_full(needed)) then
         welcome = math.floor(admit * offers) < math.max(rows.t, 1)
       end
     end

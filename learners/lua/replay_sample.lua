@@ -1,6 +1,8 @@
 -- Draw rows of the train part, with replacement; reads only.
 --
--- ARGV: policy, MessagePack array of draws in [0,1). Answers the rows, one a draw.
+-- ARGV: recent_rows, MessagePack array of {law, start, width} in order of start, MessagePack array of
+-- draws in [0,1). Answers the rows, one a draw.
+local recent_rows, cuts = tonumber(ARGV[1]), cmsgpack.unpack(ARGV[2])
 local classes = classes_of('t')
 if #classes == 0 then
   return {}
@@ -25,18 +27,49 @@ local function class_at(row)
   return low
 end
 
-local ids = {}
-for n, draw in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local class, slot
-  if ARGV[1] == 'reservoir' then -- uniform over rows
-    local row = math.floor(draw * total)
-    local which = class_at(row)
-    class, slot = classes[which], row - (ends[which] - classes[which].size)
-  else -- uniform over classes, then within: the draw's integer part, then its fraction
+local function id_at(class, slot)
+  return redis.call('HGET', base .. 'slots:t:' .. class.name, slot)
+end
+
+local levels, mass -- read when a law needs them
+
+local LAWS = {
+  -- Uniform over classes, then within: the draw's integer part, then its fraction.
+  ['class-balanced'] = function(draw)
     local scaled = draw * #classes
-    class = classes[math.floor(scaled) + 1]
-    slot = math.floor((scaled - math.floor(scaled)) * class.size)
+    local class = classes[math.floor(scaled) + 1]
+    return id_at(class, math.floor((scaled - math.floor(scaled)) * class.size))
+  end,
+  uniform = function(draw)
+    local row = math.floor(draw * total)
+    local class = class_at(row)
+    return id_at(classes[class], row - (ends[class] - classes[class].size))
+  end,
+  recent = function(draw)
+    local newest = math.floor(draw * math.min(recent_rows, total))
+    return redis.call('ZREVRANGE', base .. 'order', newest, newest)[1]
+  end,
+  loss = function(draw)
+    if not levels then
+      levels, mass = levels_of(1)
+    end
+    return row_at_weight(levels, math.floor(draw * mass))
   end
-  ids[n] = redis.call('HGET', base .. 'slots:t:' .. class.name, slot)
+}
+
+-- The law of a draw, and the draw stretched over the law's cut.
+local function law_of(draw)
+  local cut = 1
+  while cut < #cuts and draw >= cuts[cut + 1][2] do
+    cut = cut + 1
+  end
+  local law, start, width = unpack(cuts[cut])
+  return LAWS[law], math.min((draw - start) / width, 1 - 2 ^ -53)
+end
+
+local ids = {}
+for n, draw in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local law, stretched = law_of(draw)
+  ids[n] = law(stretched)
 end
 return rows_of(ids)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis as redis_client
 
-from learners.replay import OfferReport, Policy, ReplayMemory, ReplayRow
+from learners.replay import OfferReport, Policy, ReplayLaws, ReplayMemory, ReplayRow
 
 MakeMemory = Callable[..., ReplayMemory]
 
@@ -28,7 +28,7 @@ def make(redis: redis_client.Redis) -> MakeMemory:
             redis,
             namespace="test",
             task="intents",
-            policy=policy,
+            laws=ReplayLaws(policy),
             max_rows=max_rows,
             max_bytes=max_bytes,
             held_out_rows=held_out_rows,
@@ -104,7 +104,7 @@ def test_every_offer_is_as_likely_to_be_in_the_reservoir(redis: redis_client.Red
             redis,
             namespace="law",
             task=f"t{n}",
-            policy="reservoir",
+            laws=ReplayLaws("reservoir"),
             max_rows=size,
             max_bytes=10**6,
             held_out_rows=0,
@@ -191,7 +191,7 @@ def test_several_writers_share_the_bound(
                 client,
                 namespace="test",
                 task="intents",
-                policy=policy,
+                laws=ReplayLaws(policy),
                 max_rows=50,
                 max_bytes=1_000_000,
                 held_out_rows=10,

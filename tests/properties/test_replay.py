@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import msgspec
 import redis as redis_client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from learners.replay import POLICIES, Policy, ReplayMemory, ReplayRow
+from learners.replay import POLICIES, ReplayLaws, ReplayMemory, ReplayRow
 from schemas.fields import Label
 
 _run = itertools.count()
@@ -23,13 +24,51 @@ rows = st.builds(
     revision=st.integers(1, 3),
     held_out=st.booleans(),
 )
+
+
+class Told(NamedTuple):
+    """Losses told of rows."""
+
+    ids: list[str]
+    losses: list[float]
+
+
+Step = list[ReplayRow] | str | Told
+told = st.lists(
+    st.tuples(st.integers(0, 25).map(str), st.floats(0.0, 1e6) | st.sampled_from([0.0, 0.3, 3.0])),
+    min_size=1,
+    max_size=12,
+).map(lambda pairs: Told([id_ for id_, _ in pairs], [loss for _, loss in pairs]))
 steps = st.lists(
-    st.lists(rows, max_size=12) | st.sampled_from(["u", "v", "w:x", "nobody"]), max_size=12
+    st.lists(rows, max_size=12) | st.sampled_from(["u", "v", "w:x", "nobody"]) | told, max_size=12
 )
+shares = st.sampled_from(
+    [
+        {},
+        {"recent": 1.0},
+        {"loss": 1.0},
+        {"class-balanced": 0.1, "uniform": 0.2, "recent": 0.3, "loss": 0.4},
+    ]
+)
+laws = st.builds(ReplayLaws, st.sampled_from(POLICIES), shares, st.integers(1, 9))
 
 
 def read_hash(redis: redis_client.Redis, key: str) -> dict[str, bytes]:
     return {str(name, "utf-8"): bytes(value) for name, value in redis.hgetall(key).items()}  # type: ignore[arg-type]
+
+
+def check_order_and_levels(redis: redis_client.Redis, base: str, training: set[str]) -> None:
+    """Every row that trains has one place in the order and one slot of one level, and no other."""
+    order = [str(id_, "utf-8") for id_ in redis.zrange(f"{base}order", 0, -1)]  # type: ignore[arg-type]
+    assert set(order) == training
+    levelled: list[str] = []
+    for level, count in read_hash(redis, f"{base}levels").items():
+        slots = read_hash(redis, f"{base}level:{level}")
+        assert sorted(int(slot) for slot in slots) == list(range(int(count)))
+        levelled += [id_.decode() for id_ in slots.values()]
+    assert sorted(levelled) == sorted(training)
+    left = {str(key, "utf-8") for key in redis.scan_iter(f"{base}level:*")}
+    assert left == {f"{base}level:{level}" for level in read_hash(redis, f"{base}levels")}
 
 
 def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) -> None:
@@ -47,6 +86,7 @@ def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) 
                 assert (label, "h" if row.held_out else "t") == (name, part)
                 seen.append(id_.decode())
     assert sorted(seen) == sorted(stored) == memory.ids()
+    check_order_and_levels(redis, base, {i for i, row in decoded.items() if not row.held_out})
     by_user: dict[str, set[str]] = {}
     for row in decoded.values():
         by_user.setdefault(row.user, set()).add(row.id)
@@ -66,7 +106,7 @@ def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) 
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    policy=st.sampled_from(POLICIES),
+    laws=laws,
     max_rows=st.integers(0, 8),
     max_bytes=st.integers(0, 1500),
     held_out_rows=st.integers(0, 4),
@@ -74,18 +114,18 @@ def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) 
 )
 def test_memory_is_bounded_and_whole_after_any_steps(
     redis: redis_client.Redis,
-    policy: Policy,
+    laws: ReplayLaws,
     max_rows: int,
     max_bytes: int,
     held_out_rows: int,
-    steps: list[list[ReplayRow] | str],
+    steps: list[Step],
 ) -> None:
     namespace = f"p{next(_run)}"
     memory = ReplayMemory(
         redis,
         namespace=namespace,
         task="t",
-        policy=policy,
+        laws=laws,
         max_rows=max_rows,
         max_bytes=max_bytes,
         held_out_rows=held_out_rows,
@@ -96,6 +136,10 @@ def test_memory_is_bounded_and_whole_after_any_steps(
             erased = memory.erase_user(step)
             assert len(memory.ids()) == before - erased
             assert all((row := memory.get(id_)) and row.user != step for id_ in memory.ids())
+        elif isinstance(step, Told):
+            training = {row.id for row in memory.rows(piece_rows=3)}
+            assert memory.tell(step.ids, step.losses) == len(training & set(step.ids))
+            assert len(memory.ids()) == before
         else:
             report = memory.offer(step)
             assert sum(report[:4]) == len(step)
@@ -109,6 +153,13 @@ def test_memory_is_bounded_and_whole_after_any_steps(
     assert all(row == memory.get(row.id) and not row.held_out for row in drawn)
     probe = memory.held_out(100)
     assert len({row.id for row in probe}) == len(probe) == memory.size().held_out_rows
+    in_order = list(memory.rows(piece_rows=2))
+    assert {row.id for row in in_order} == set(memory.ids()) - {row.id for row in probe}
+    for user in ("u", "v", "w:x"):
+        memory.erase_user(user)
+    assert {bytes(key) for key in redis.scan_iter(f"{namespace}:*")} <= {
+        f"{namespace}:{{r.t}}:n".encode()
+    }
 
 
 @settings(
