@@ -158,6 +158,17 @@ class Encoder:
         """Turn texts into token ids with special tokens, cut to `max_tokens`, not padded."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
+    def vocabulary(self) -> dict[str, int]:
+        """Give every token as the tokenizer writes it, special ones included, with its id."""
+        return dict(self._tokenizer.get_vocab())
+
+    @property
+    def word_embeddings(self) -> nn.Parameter:
+        """The table of input embeddings, float32 [tokens, hidden], as it is being trained."""
+        backbone: Any = self.module.backbone
+        table: nn.Parameter = backbone.get_input_embeddings().weight
+        return table
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Turn texts into features.
 

@@ -106,7 +106,7 @@ class AdversarialTraining(SupervisedPlugin):  # type: ignore[misc]  # Avalanche 
         """
         if self.config.epsilon == 0 or not strategy.loss.requires_grad:
             return
-        table = embedding_table(self._encoder)
+        table = self._encoder.word_embeddings
         if table.grad is None:
             raise EncoderError(
                 f"the word embeddings of {self._encoder.name!r} get no gradient: adversarial "
@@ -154,13 +154,6 @@ class AdversarialTraining(SupervisedPlugin):  # type: ignore[misc]  # Avalanche 
         if self.config.learn_from == "mean":
             return self.config.weight / self.config.steps
         return self.config.weight if step == self.config.steps - 1 else 0.0
-
-
-def embedding_table(encoder: Encoder) -> nn.Parameter:
-    """Give the word embeddings of an encoder: float32 [vocabulary, hidden]."""
-    backbone: Any = encoder.module.backbone
-    table: nn.Parameter = backbone.get_input_embeddings().weight
-    return table
 
 
 def _loss(strategy: StreamTemplate) -> Tensor:

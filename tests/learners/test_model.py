@@ -59,6 +59,16 @@ def test_related_texts_are_nearer_than_unrelated_ones(encoder: Encoder) -> None:
     assert refund @ money_back > refund @ weather + 0.1
 
 
+def test_vocabulary_and_word_embeddings_speak_of_the_same_tokens(encoder: Encoder) -> None:
+    vocabulary, table = encoder.vocabulary(), encoder.word_embeddings
+    assert sorted(vocabulary.values()) == list(range(len(table)))
+    assert encoder.tokenize(["card"])[0][1] == vocabulary["card"]
+    assert (
+        table
+        is dict(encoder.module.named_parameters())["backbone.embeddings.word_embeddings.weight"]
+    )
+
+
 def test_texts_are_cut_to_the_most_tokens_and_never_padded(encoder: Encoder) -> None:
     lengths = [len(ids) for ids in encoder.tokenize(TEXTS)]
     assert lengths[1] == 2

@@ -12,7 +12,6 @@ from learners.batch import collate
 from learners.data.adversarial import (
     AdversarialConfig,
     AdversarialTraining,
-    embedding_table,
     fgm,
     free,
     pgd,
@@ -92,7 +91,7 @@ def template(encoder: Encoder, plugins: Sequence[SupervisedPlugin], rate: float)
 
 def gradients(encoder: Encoder, config: AdversarialConfig | None) -> list[Tensor | None]:
     """Run one iteration at learning rate 0: weights must come out as they went in."""
-    watch = Watch(embedding_table(encoder))
+    watch = Watch(encoder.word_embeddings)
     before = {name: tensor.clone() for name, tensor in encoder.module.state_dict().items()}
     plugins = [] if config is None else [AdversarialTraining(encoder, config)]
     template(encoder, [*plugins, watch], 0.0).learn(micro_batch(encoder), TARGETS)
@@ -129,7 +128,7 @@ def test_without_epsilon_or_weight_a_step_is_the_plain_one(encoder: Encoder) -> 
 
 
 def test_fgm_adds_the_gradients_taken_one_step_of_epsilon_up_the_slope(encoder: Encoder) -> None:
-    table, packed = embedding_table(encoder), micro_batch(encoder).packed
+    table, packed = encoder.word_embeddings, micro_batch(encoder).packed
     model = Classifier(encoder)
 
     def backward() -> list[Tensor]:
@@ -188,7 +187,7 @@ def test_every_step_stays_in_the_ball_and_the_loss_rises(
 
 def test_a_failing_pass_leaves_the_weights_as_they_were(encoder: Encoder) -> None:
     learner = template(encoder, [AdversarialTraining(encoder, fgm())], 0.1)
-    before = embedding_table(encoder).detach().clone()
+    before = encoder.word_embeddings.detach().clone()
     calls: list[int] = []
 
     def fail_second(output: Tensor, targets: Tensor) -> Tensor:
@@ -200,11 +199,11 @@ def test_a_failing_pass_leaves_the_weights_as_they_were(encoder: Encoder) -> Non
     learner._criterion = fail_second
     with pytest.raises(MemoryError):
         learner.learn(micro_batch(encoder), TARGETS)
-    assert torch.equal(embedding_table(encoder).detach(), before)
+    assert torch.equal(encoder.word_embeddings.detach(), before)
 
 
 def test_frozen_embeddings_are_refused_in_words(encoder: Encoder) -> None:
-    table = embedding_table(encoder)
+    table = encoder.word_embeddings
     table.requires_grad_(False)
     table.grad = None
     try:
