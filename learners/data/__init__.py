@@ -2,7 +2,7 @@
 
 ::
 
-    text ──► cleaning ──► near_duplicates
+    text ──► cleaning ──► near_duplicates ──► augmentation ◄── neighbours
     label, with scores from before it was learned ──► label_noise
     text without a label, with two views' probabilities ──► pseudo_labels
     a gradient strategy's template ──► adversarial
