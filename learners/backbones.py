@@ -77,6 +77,53 @@ def _download(name: str) -> Path:
         ) from error
 
 
+def find_local(name_or_folder: str) -> Path | None:
+    """Find the folder of a backbone without asking the hub; None where this machine has none.
+
+    Args:
+        name_or_folder: as for `find`.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if name_or_folder == DEFAULT_BACKBONE or Path(name_or_folder).expanduser().is_dir():
+        return find(name_or_folder)
+    try:
+        return Path(snapshot_download(name_or_folder, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        return None
+
+
+def with_masked_language_head(backbone: nn.Module, folder: Path) -> nn.Module | None:
+    """Join a backbone with the masked-language head that a folder's weights carry.
+
+    Args:
+        backbone: becomes part of the result, not a copy; the head's output weights are tied to its
+            word embeddings where the architecture ties them.
+        folder: what the backbone was loaded from, in Hugging Face's layout.
+
+    Returns:
+        A model that takes `input_ids`, `attention_mask` (int64 [rows, tokens] both) and `labels`
+        (the same, -100 where no loss is wanted) and answers with `loss`; None where the weights
+        carry no such head.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    try:
+        with torch.random.fork_rng(devices=[]), _Quiet():
+            model, report = AutoModelForMaskedLM.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError):
+        return None  # such as an architecture that has no masked-language model
+    if any(not key.startswith(f"{model.base_model_prefix}.") for key in report["missing_keys"]):
+        return None
+    setattr(model, model.base_model_prefix, backbone)
+    model.tie_weights()
+    joined: nn.Module = model
+    return joined
+
+
 def load_model(folder: Path) -> nn.Module:
     """Read an encoder in fp32, in eval mode, without the pooler (its output is not used).
 

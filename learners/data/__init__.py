@@ -5,6 +5,7 @@
     text ──► cleaning ──► near_duplicates ──► augmentation ◄── neighbours
     label, with scores from before it was learned ──► label_noise
     text without a label, with two views' probabilities ──► pseudo_labels
+    texts without labels ──► adaptation (of the encoder)
     a gradient strategy's template ──► adversarial
 
 One idea a module, each with a small frozen config and no state but what its own `state` gives.
