@@ -10,6 +10,7 @@ import redis as redis_client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from learners.localmemory import LocalMemory
 from learners.replay import POLICIES, ReplayLaws, ReplayMemory, ReplayRow
 from schemas.fields import Label
 
@@ -186,3 +187,51 @@ def test_with_room_the_newest_revision_stays_whatever_the_order(
         kept = memory.get(id_)
         assert kept is not None
         assert kept == next(r for r in offers if r.id == id_ and r.revision == newest)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    laws=laws,
+    max_rows=st.integers(0, 8),
+    max_bytes=st.integers(0, 1500),
+    held_out_rows=st.integers(0, 4),
+    steps=steps,
+)
+def test_the_memory_in_this_process_does_what_the_one_in_redis_does(
+    redis: redis_client.Redis,
+    laws: ReplayLaws,
+    max_rows: int,
+    max_bytes: int,
+    held_out_rows: int,
+    steps: list[Step],
+) -> None:
+    local = LocalMemory(
+        laws=laws, max_rows=max_rows, max_bytes=max_bytes, held_out_rows=held_out_rows
+    )
+    remote = ReplayMemory(
+        redis,
+        namespace=f"l{next(_run)}",
+        task="t",
+        laws=laws,
+        max_rows=max_rows,
+        max_bytes=max_bytes,
+        held_out_rows=held_out_rows,
+    )
+    draws = [n / 64 for n in range(64)] + [1 - 2**-53]
+    for step in steps:
+        if isinstance(step, str):
+            assert local.erase_user(step) == remote.erase_user(step)
+        elif isinstance(step, Told):
+            assert local.tell(*step) == remote.tell(*step)
+        else:
+            assert local.offer(step) == remote.offer(step)
+        assert local.size() == remote.size()
+        assert local.ids() == remote.ids()
+        assert list(local.rows()) == list(remote.rows(piece_rows=3))
+        assert local.sample(len(draws), draws=draws) == remote.sample(len(draws), draws=draws)
+        assert local.held_out(3) == remote.held_out(3)
+        assert [local.get(id_) for id_ in remote.ids()] == [remote.get(i) for i in local.ids()]

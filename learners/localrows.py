@@ -1,0 +1,152 @@
+"""Where rows of a replay memory in this process live: by id, class, loss, arrival and user.
+
+Owns the places of rows and keeps them consistent; must not know laws or bounds. The twin of the
+state that `ReplayMemory` keeps in Redis, in the same order of slots.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from learners.rehearsal import ReplayRow
+
+Part = Literal["t", "h"]
+"""A row trains, or is held out."""
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Slots:
+    """Ids in slots 0..n-1; one that leaves is replaced by the last.
+
+    Example:
+        >>> slots = Slots()
+        >>> for id_ in "abc":
+        ...     slots.join(id_)
+        >>> slots.leave("a")
+        >>> slots[0], slots[1], len(slots)
+        ('c', 'b', 2)
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._slot: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, slot: int) -> str:
+        return self._ids[slot]
+
+    def join(self, id_: str) -> None:
+        """Append an id."""
+        self._slot[id_] = len(self._ids)
+        self._ids.append(id_)
+
+    def leave(self, id_: str) -> None:
+        """Take an id out."""
+        slot, last = self._slot.pop(id_), self._ids.pop()
+        if last != id_:
+            self._ids[slot] = last
+            self._slot[last] = slot
+
+
+@dataclass(slots=True)
+class Kept:
+    """A row with what its places depend on.
+
+    Attributes:
+        row: as it was offered.
+        part: where it is.
+        bytes: as Redis would store it, with its id.
+        arrival: its number in the order of arrival.
+        level: of its last told loss, or None while none was told.
+    """
+
+    row: ReplayRow
+    part: Part
+    bytes: int
+    arrival: int
+    level: int | None = None
+
+
+class LocalRows:
+    """The rows of one memory.
+
+    Attributes:
+        kept: id to row.
+        classes: part to class to ids; no empty classes.
+        levels: level of loss to ids of rows that train; None stands for rows of no told loss.
+        order: arrivals of rows that train, oldest first.
+        count: part to rows.
+        bytes: part to bytes.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Kept] = {}
+        self.classes: dict[Part, dict[str, Slots]] = {"t": {}, "h": {}}
+        self.levels: dict[int | None, Slots] = {}
+        self.order: list[int] = []
+        self.count: dict[Part, int] = {"t": 0, "h": 0}
+        self.bytes: dict[Part, int] = {"t": 0, "h": 0}
+        self._arrived: dict[int, str] = {}
+        self._users: dict[str, set[str]] = {}
+        self._arrivals = 0
+
+    def insert(self, row: ReplayRow, part: Part, needed: int) -> None:
+        """Put a row in whose id is not there; `needed` are its bytes."""
+        self._arrivals += 1
+        self.kept[row.id] = Kept(row, part, needed, self._arrivals)
+        self._users.setdefault(row.user, set()).add(row.id)
+        self.classes[part].setdefault(row.balanced_class, Slots()).join(row.id)
+        if part == "t":
+            self.levels.setdefault(None, Slots()).join(row.id)
+            self.order.append(self._arrivals)
+            self._arrived[self._arrivals] = row.id
+        self.count[part] += 1
+        self.bytes[part] += needed
+
+    def remove(self, id_: str) -> None:
+        """Take a row out of all its places."""
+        kept = self.kept.pop(id_)
+        mine = self._users[kept.row.user]
+        mine.discard(id_)
+        if not mine:
+            del self._users[kept.row.user]
+        _leave(self.classes[kept.part], kept.row.balanced_class, id_)
+        if kept.part == "t":
+            _leave(self.levels, kept.level, id_)
+            del self.order[bisect_left(self.order, kept.arrival)]
+            del self._arrived[kept.arrival]
+        self.count[kept.part] -= 1
+        self.bytes[kept.part] -= kept.bytes
+
+    def relevel(self, id_: str, level: int) -> None:
+        """Move a row that trains to another level of loss."""
+        kept = self.kept[id_]
+        if kept.level != level:
+            _leave(self.levels, kept.level, id_)
+            kept.level = level
+            self.levels.setdefault(level, Slots()).join(id_)
+
+    def arrived(self, arrival: int) -> ReplayRow | None:
+        """Read the row that trains and arrived then, if it is there still."""
+        id_ = self._arrived.get(arrival)
+        return None if id_ is None else self.kept[id_].row
+
+    def at_rank(self, rank: int) -> str:
+        """Name the row that trains and has so many older ones; -1 is the newest."""
+        return self._arrived[self.order[rank]]
+
+    def of_user(self, user: str) -> list[str]:
+        """List a user's rows, sorted."""
+        return sorted(self._users.get(user, ()))
+
+
+def _leave(lists: dict[Name, Slots], name: Name, id_: str) -> None:
+    lists[name].leave(id_)
+    if not lists[name]:
+        del lists[name]
