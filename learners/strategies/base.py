@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from learners.heads.base import ServedHead
+from learners.heads.choice import Metric
+from learners.heads.solves import Method
 from learners.model import Encoder
 from learners.tasks.base import TaskKind
 from learners.template import MicroBatch
@@ -49,6 +51,10 @@ class ReplaySource(Protocol):
         """Draw rows; the same draws from the same memory give the same rows."""
         ...
 
+    def tell(self, ids: Sequence[str], losses: Sequence[float]) -> int:
+        """Note the last known loss of rows, finite and not negative; answer how many are there."""
+        ...
+
 
 class NoReplay:
     """A memory that is always empty."""
@@ -57,6 +63,11 @@ class NoReplay:
         """Draw nothing."""
         del rows, draws
         return ()
+
+    def tell(self, ids: Sequence[str], losses: Sequence[float]) -> int:
+        """Note nothing."""
+        del ids, losses
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,9 @@ class StrategyConfig:
         learning_rate: of the encoder.
         head_learning_rate: of a trained head.
         projection_width: random features of the additive head.
+        head: solve of its sums: a method of `learners.heads.solves`, or `auto` to choose.
+        head_metric: what the choice is made for.
+        name_weight: rows that a label's own name counts as; 0 turns names off.
         consolidate_every: examples between two consolidation points.
         strength: factor of a strategy's own protection: penalty, distillation; 1 is its default.
         decay: share of old importances that a consolidation keeps, 0 to 1.
@@ -88,7 +102,10 @@ class StrategyConfig:
     replay_rows: int = 32
     learning_rate: float = 5e-5
     head_learning_rate: float = 2e-3
-    projection_width: int = 2048
+    projection_width: int = 4096
+    head: Method | Literal["auto"] = "auto"
+    head_metric: Metric = "log-loss"
+    name_weight: float = 1.0
     consolidate_every: int = 1_000
     strength: float = 1.0
     decay: float = 0.9
@@ -149,6 +166,15 @@ class Strategy(Protocol):
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take up a state: the next step is bit-identical to the one that would have come."""
+        ...
+
+
+@runtime_checkable
+class Rests(Protocol):
+    """What a strategy offers beside `Strategy` when it can use idle time."""
+
+    def rest(self) -> bool:
+        """Do what is too slow while examples wait; say whether the head changed."""
         ...
 
 
