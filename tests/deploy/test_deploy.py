@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,16 @@ def test_the_image_holds_every_package_and_does_not_run_as_root() -> None:
         assert f"COPY {package} {package}" in dockerfile
         assert f"!{package}" in ignored
     assert re.findall(r"^USER (.*)$", dockerfile, re.M) == ["mindstream"]
+
+
+def test_every_library_is_pinned_and_none_needs_a_compiler() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    pins = re.findall(r"^([a-z0-9.-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    assert {re.split(r"[<>=; ]", line)[0] for line in wanted} <= set(pins)
+    # Through qpsolvers' extra avalanche-lib asks for ecos, which has no wheels from 3.13 on.
+    assert project["tool"]["uv"]["override-dependencies"] == ["qpsolvers[quadprog]>=4.13"]
+    assert "ecos" not in pins
 
 
 @pytest.mark.parametrize(
