@@ -125,6 +125,21 @@ Arrival = InteractionArrival | FeedbackArrival
 
 
 @dataclass(frozen=True, slots=True)
+class DeadRecord:
+    """An interaction that can never be used.
+
+    Attributes:
+        task: its task, or `-` when it cannot be read.
+        position: `topic:partition:offset`.
+        digest: of its bytes.
+    """
+
+    task: str
+    position: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class JoinedExample:
     """All that a training example is made of; the same bytes however often it is given.
 
@@ -269,19 +284,19 @@ class LabelJoin:
         arguments: list[Argument] = [now_ms, each, self._remember_ms]
         return sum(run_scripts(self._redis, [(_EXPIRE, base, arguments) for base in self._bases]))
 
-    def count_dead(self, task: str, *, position: str, digest: str) -> bool:
-        """Count an interaction that can never be used, once per position and digest.
+    def count_dead(self, records: Sequence[DeadRecord]) -> int:
+        """Count interactions that can never be used, once per position and digest.
 
         Args:
-            task: its task, or `-` when it cannot be read.
-            position: `topic:partition:offset`.
-            digest: of its bytes.
+            records: of one batch; one round trip for all of them.
 
         Returns:
-            True when it was not counted before.
+            How many were not counted before.
         """
-        arguments: list[Argument] = [self._remember_ms, task, position, digest]
-        return bool(run_scripts(self._redis, [(_DEAD, self._base(position), arguments)])[0])
+        shards: defaultdict[str, list[Argument]] = defaultdict(lambda: [self._remember_ms])
+        for record in records:
+            shards[self._base(record.position)] += [record.task, record.position, record.digest]
+        return sum(run_scripts(self._redis, [(_DEAD, base, said) for base, said in shards.items()]))
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Read every counter, exact and summed over the shards.

@@ -159,6 +159,8 @@ def make_topics(settings: Settings) -> list[str]:
 
 def _topic_config(name: str, cleanup: str) -> dict[str, str]:
     config = {"cleanup.policy": cleanup, "max.message.bytes": str(16 * 1024 * 1024)}
+    if name in ("interactions", "feedback"):  # else a dead letter could not hold all of it
+        config["max.message.bytes"] = str(8 * 1024 * 1024)
     if name == "examples":
         config["retention.ms"] = "-1"  # the log of truth: a learner may start from its beginning
     return config

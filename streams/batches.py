@@ -12,6 +12,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from aiokafka.errors import MessageSizeTooLargeError
+
 from streams.decoding import Record, record_of
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,9 @@ async def each_batch(
 
     1. Take up to `rows` records, waiting at most `within_s` for more.
     2. Handle them. A transient error (broker or Redis away) is retried with back-off for as long as
-       it lasts: lag grows, nothing is lost. Any other error is a fault in the code: the process
-       ends, and after its restart the same records come again.
+       it lasts: lag grows, nothing is lost. Any other error, a message that the broker will
+       never take among them, is a fault: the process ends, and after its restart the same records
+       come again.
     3. Acknowledge every record, in order.
 
     Args:
@@ -66,11 +69,17 @@ async def _handle_until_durable(
         except asyncio.CancelledError:
             raise
         except transient as error:
+            if isinstance(error, MessageSizeTooLargeError):
+                await _crash(app, error, records)
+                raise
             log.warning("%s: %s; trying again in %.1f s", type(error).__name__, error, wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, RETRY_LAST_S)
         except Exception as error:
-            first, last = records[0], records[-1]
-            log.exception("a batch failed: %s to %s", first.position, last.position)
-            await app.crash(error)
+            await _crash(app, error, records)
             raise
+
+
+async def _crash(app: Any, error: BaseException, records: list[Record]) -> None:  # noqa: ANN401
+    log.error("a batch failed: %s to %s", records[0].position, records[-1].position, exc_info=error)
+    await app.crash(error)

@@ -6,16 +6,25 @@ must not know agents, joins or models.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+
+import msgspec
 
 from schemas import DeadLetter, codec
 from schemas.errors import DecodeError, MessageError
 from schemas.times import check_time
 
 T = TypeVar("T")
+
+# What a dead letter keeps of a message: base64 makes it a third longer, and 16 MiB is what the
+# topic takes.
+KEPT_BYTES = 8 * 1024 * 1024
+KEPT_KEY_BYTES = 1024 * 1024
+_SHORTENED = "; too long for a dead letter: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +137,8 @@ def decode_record(contract: type[T], record: Record, *, limits: Limits, now: dat
 def dead_letter(
     record: Record, error: MessageError, *, now: datetime, attempt: int = 1
 ) -> DeadLetter:
-    """Write down a record that cannot be used, complete."""
-    return DeadLetter(
+    """Write down a record that cannot be used: complete, or shortened to `KEPT_BYTES`."""
+    letter = DeadLetter(
         data=record.value,
         key=record.key,
         reason=error.reason,
@@ -139,3 +148,35 @@ def dead_letter(
         time=now,
         attempt=attempt,
     )
+    return shortened(letter, kept_bytes=KEPT_BYTES)
+
+
+def shortened(letter: DeadLetter, *, kept_bytes: int) -> DeadLetter:
+    """Keep the beginning of a dead message's value, and of its key, and say so in the letter.
+
+    Args:
+        letter: complete, or shortened before.
+        kept_bytes: of the value, at most.
+
+    Returns:
+        A letter with the size and the SHA-256 of the complete value; the same letter where nothing
+        is too long.
+    """
+    key = letter.key
+    if len(letter.data) <= kept_bytes and len(key or b"") <= KEPT_KEY_BYTES:
+        return letter
+    size = letter.size if letter.size is not None else len(letter.data)
+    reason = letter.reason.partition(_SHORTENED)[0]
+    return msgspec.structs.replace(
+        letter,
+        data=letter.data[:kept_bytes],
+        key=None if key is None else key[:KEPT_KEY_BYTES],
+        size=size,
+        sha256=digest_of(letter),
+        reason=f"{reason}{_SHORTENED}{min(size, kept_bytes):,} of {size:,} bytes are kept",
+    )
+
+
+def digest_of(letter: DeadLetter) -> str:
+    """Give the SHA-256 of the complete value, in hexadecimal."""
+    return letter.sha256 or hashlib.sha256(letter.data).hexdigest()

@@ -16,18 +16,19 @@ Must not know how a label is learned.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import faust
+from aiokafka.errors import MessageSizeTooLargeError
 
 from learners.holdout import is_held_out
 from learners.join import (
     UNKNOWN_TASK,
     Arrival,
+    DeadRecord,
     FeedbackArrival,
     InteractionArrival,
     LabelJoin,
@@ -39,9 +40,12 @@ from schemas import DeadLetter, Example, Feedback, Interaction, codec
 from schemas.errors import LabelError, MessageError
 from schemas.fields import Label
 from serving.metrics import Metrics
-from streams.decoding import Limits, Record, dead_letter, decode_record
+from streams.decoding import Limits, Record, dead_letter, decode_record, digest_of, shortened
 from streams.producing import Outgoing, outgoing, produce
 from streams.topics import Topics
+
+# Kept of a dead message where the broker refuses its whole letter, bytes.
+LEAST_KEPT_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,22 @@ class Ingest:
     ) -> None:
         loop = asyncio.get_running_loop()
         absorbed = await loop.run_in_executor(self._thread, self.absorb, records, read)  # 1 to 3
-        await produce(app, absorbed.messages)  # 4
+        try:
+            await produce(app, absorbed.messages)  # 4
+        except MessageSizeTooLargeError:  # waiting would not make it smaller
+            await self._produce_apart(app, absorbed)
         await loop.run_in_executor(self._thread, self.settle, absorbed)  # 5
+
+    async def _produce_apart(self, app: faust.App, absorbed: Absorbed) -> None:
+        """Produce a batch again; of a letter that the broker refuses, only the beginning."""
+        letters = self.topics.dead_letters
+        await produce(app, [m for m in absorbed.messages if m.topic != letters])
+        for letter in absorbed.dead:
+            try:
+                await produce(app, [outgoing(letters, letter.key, letter)])
+            except MessageSizeTooLargeError:
+                short = shortened(letter, kept_bytes=LEAST_KEPT_BYTES)
+                await produce(app, [outgoing(letters, short.key, short)])
 
     def absorb(self, records: Sequence[Record], read: Callable[[Record], Arrival]) -> Absorbed:
         """Do steps 1 to 3 of a batch.
@@ -152,12 +170,13 @@ class Ingest:
     def settle(self, absorbed: Absorbed) -> None:
         """Do step 5 of a batch: what is in Kafka is never given again, and the dead are counted."""
         self.join.confirm(absorbed.outcomes)
+        dead = []
         for letter in absorbed.dead:
             self.metrics.dead_letters_total.labels(letter.topic).inc()
             if letter.topic == self.topics.interactions:
                 position = f"{letter.topic}:{letter.partition}:{letter.offset}"
-                digest = hashlib.sha256(letter.data).hexdigest()[:16]
-                self.join.count_dead(UNKNOWN_TASK, position=position, digest=digest)
+                dead.append(DeadRecord(UNKNOWN_TASK, position, digest_of(letter)[:16]))
+        self.join.count_dead(dead)
 
     def read_interaction(self, record: Record) -> InteractionArrival:
         """Decode and check an interaction.
@@ -215,7 +234,9 @@ class Ingest:
     def _remember(self, examples: Sequence[Example]) -> None:
         by_task: dict[str, list[ReplayRow]] = {}
         for example in examples:
-            kind = self.rules.kinds[example.task]
+            kind = self.rules.kinds.get(example.task)
+            if kind is None:  # the settings have dropped its task since it came in
+                continue
             row = ReplayRow(
                 id=example.id,
                 user=example.user,
@@ -230,11 +251,12 @@ class Ingest:
 
     def _mismatch(self, outcome: Outcome) -> DeadLetter:
         topic, partition, offset = outcome.position.rsplit(":", 2)
-        kind = self.rules.kinds[outcome.task].name
+        kind = self.rules.kinds.get(outcome.task)
+        name = "no longer one of this deployment" if kind is None else kind.name
         return DeadLetter(
             data=outcome.raw or b"",
             key=outcome.id.encode(),
-            reason=f"value: no label that task {outcome.task!r} ({kind}) can learn from",
+            reason=f"value: no label that task {outcome.task!r} ({name}) can learn from",
             topic=topic,
             partition=int(partition),
             offset=int(offset),

@@ -124,4 +124,15 @@ SAMPLES: dict[str, Any] = {
         time=TIME,
         attempt=2,
     ),
+    "dead-letter-shortened.v1": DeadLetter(
+        data=b"the beginning",
+        key=b"u-7",
+        reason="too large; too long for a dead letter: 13 of 20,000,000 bytes are kept",
+        topic="mindstream.interactions",
+        partition=3,
+        offset=123457,
+        time=TIME,
+        size=20_000_000,
+        sha256="0a" * 32,
+    ),
 }

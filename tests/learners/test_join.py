@@ -10,6 +10,7 @@ import redis as redis_client
 from learners.join import (
     FEEDBACK_FATES,
     Arrival,
+    DeadRecord,
     FeedbackArrival,
     InteractionArrival,
     LabelJoin,
@@ -261,9 +262,9 @@ def test_feedback_of_one_unknown_interaction_is_bounded(join: LabelJoin) -> None
 
 
 def test_a_dead_record_is_counted_once_a_position_and_digest(join: LabelJoin) -> None:
-    assert join.count_dead("-", position="interactions:0:9", digest="aa")
-    assert not join.count_dead("-", position="interactions:0:9", digest="aa")
-    assert join.count_dead("intents", position="interactions:0:9", digest="bb")
+    assert join.count_dead([DeadRecord("-", "interactions:0:9", "aa")]) == 1
+    assert join.count_dead([DeadRecord("-", "interactions:0:9", "aa")]) == 0
+    assert join.count_dead([DeadRecord("intents", "interactions:0:9", "bb")]) == 1
     assert join.counters()["intents"]["dead"] == 1
     assert totals(join) == {"interactions": 2, "dead": 2}
 
@@ -281,7 +282,7 @@ def test_every_key_but_indexes_and_counters_goes_away_by_itself(
         feedback("no", id_="b", offset=2, verb="correction"),
     ]
     join.apply(arrivals, now_ms=NOW_MS)
-    join.count_dead("-", position="interactions:0:9", digest="aa")
+    join.count_dead([DeadRecord("-", "interactions:0:9", "aa")])
     for key in redis.scan_iter():
         name = str(key, "utf-8").split(":")[2]
         assert (redis.pttl(key) > 0) == (name not in ("w", "o", "n")), key

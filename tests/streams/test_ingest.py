@@ -179,3 +179,38 @@ def test_what_waits_too_long_expires_and_the_metrics_say_so(
     assert 'mindstream_interactions_total{outcome="joined",task="intents"} 1.0' in text
     assert 'mindstream_interactions_waiting{task="intents"} 0.0' in text
     assert 'mindstream_replay_rows{part="train",task="intents"} 1.0' in text
+
+
+def test_a_late_label_that_a_dropped_task_cannot_learn_from_is_dead(ingest: Ingest) -> None:
+    log = Log()
+    ingest.absorb([log.interaction("2")], ingest.read_interaction)
+    ingest.rules = IngestRules({"slots": task_kind("multilabel")}, Limits(), held_out_share=0.0)
+    absorbed = ingest.absorb([log.feedback("2", ("a", "b"))], ingest.read_feedback)
+    (letter,) = letters(absorbed)
+    assert "'intents' (no longer one of this deployment)" in letter.reason
+    ingest.settle(absorbed)
+
+
+def test_an_example_of_a_dropped_task_goes_to_the_log_and_not_to_memory(ingest: Ingest) -> None:
+    log = Log()
+    ingest.absorb([log.interaction("1")], ingest.read_interaction)
+    ingest.rules = IngestRules({"other": task_kind("classify")}, Limits(), held_out_share=0.0)
+    absorbed = ingest.absorb([log.feedback("1", "refund")], ingest.read_feedback)
+    (example,) = examples(absorbed)
+    assert (example.task, example.label) == ("intents", "refund")
+    assert ingest.memories["intents"].size().rows == 0
+
+
+def test_the_dead_of_a_batch_are_counted_in_one_round_trip(
+    ingest: Ingest, redis: redis_client.Redis
+) -> None:
+    log = Log()
+    bad = [log.raw(TOPICS.interactions, b"\xff%d" % number) for number in range(200)]
+    ingest.settle(ingest.absorb(bad[:1], ingest.read_interaction))  # the script is known now
+    absorbed = ingest.absorb(bad, ingest.read_interaction)
+    stats = redis.info("commandstats")
+    before = stats["cmdstat_evalsha"]["calls"]
+    ingest.settle(absorbed)
+    after = redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert after - before <= 4  # one a shard, together
+    assert ingest.join.counters()["-"]["dead"] == 200
