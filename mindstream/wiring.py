@@ -176,6 +176,7 @@ def _run_learn(settings: Settings) -> None:
             checkpoint_every_s=settings.learn.checkpoint_every_s,
         ),
         observer=LearnMetrics(metrics, learners),
+        skipped=lambda topic: metrics.messages_skipped_total.labels(topic).inc(),
         clock_s=time.monotonic,
         now=utc_now,
     )

@@ -27,11 +27,14 @@ from learners.checkpoint import CheckpointStore, Fence, LearnerState
 from learners.loop import Learner, StepReport
 from learners.releasing import Releaser, Verdict
 from schemas import Example, codec
-from schemas.errors import MessageError
+from schemas.errors import MessageError, SettingsError
 from streams.producing import outgoing
 from streams.topics import Topics
 
 log = logging.getLogger(__name__)
+
+LAG_EVERY_S = 1.0
+PARTITIONS_EVERY_S = 60.0  # what somebody adds to the topic is read from then on
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class LearnRole:
         fence: stops a learner whose successor has started.
         cadence: how often things happen.
         observer: is told.
+        skipped: told the topic of a message that cannot be learned.
         clock_s: monotonic seconds.
         now: the wall clock.
     """
@@ -102,8 +106,11 @@ class LearnRole:
     observer: LearnObserver
     clock_s: Callable[[], float]
     now: Callable[[], datetime]
+    skipped: Callable[[str], None] = lambda topic: None
     positions: dict[int, int] = field(default_factory=dict)
     stopping: bool = False
+    _next_lag_s: float = 0.0
+    _next_partitions_s: float = 0.0
     _next_release_s: float = 0.0
     _next_checkpoint_s: float = 0.0
     _dirty: bool = False
@@ -113,6 +120,7 @@ class LearnRole:
         self.fence.acquire()
         self._resume()
         self._next_checkpoint_s = self.clock_s() + self.cadence.checkpoint_every_s
+        self._next_partitions_s = self.clock_s() + PARTITIONS_EVERY_S
         while not self.stopping:
             self._cycle()
         if self._dirty:
@@ -133,6 +141,10 @@ class LearnRole:
             self._release()
         if self._dirty and self.clock_s() >= self._next_checkpoint_s:  # 4
             self._checkpoint()
+        if self.clock_s() >= self._next_lag_s:
+            self._measure_lag()
+        if self.clock_s() >= self._next_partitions_s:
+            self._take_new_partitions()
 
     def _fetch(self) -> list[Any]:
         polled = self.consumer.poll(
@@ -144,13 +156,24 @@ class LearnRole:
         tasks: dict[str, list[Example]] = {}
         for record in records:
             try:
-                example = codec.decode(Example, record.value)
+                example = self._usable(record.value)
             except MessageError as error:  # only ingest writes here: a foreign message, not ours
                 log.warning("examples:%d:%d: %s", record.partition, record.offset, error.reason)
+                self.skipped(self.topics.examples)
                 continue
-            if example.task in self.learners:
+            if example is not None:
                 tasks.setdefault(example.task, []).append(example)
         return tasks
+
+    def _usable(self, value: bytes | None) -> Example | None:
+        """Read an example that its task can learn from; None where the task is not ours."""
+        example = codec.decode(Example, value)
+        learner = self.learners.get(example.task)
+        if learner is None:
+            return None
+        learner.kind.check_label(example.label)
+        learner.kind.input_text(example.text, example.features)
+        return example
 
     def _learn(self, task: str, examples: list[Example]) -> None:
         learner = self.learners[task]
@@ -197,6 +220,9 @@ class LearnRole:
         }
         if partitions:
             self.consumer.commit_async(partitions)
+
+    def _measure_lag(self) -> None:
+        self._next_lag_s = self.clock_s() + LAG_EVERY_S
         for partition in self.consumer.assignment():
             end = self.consumer.highwater(partition)
             if end is not None:
@@ -218,9 +244,16 @@ class LearnRole:
         return {f"{self.topics.examples}/{p}": offset for p, offset in self.positions.items()}
 
     def _resume(self) -> None:
-        """Go back to where the checkpoint stands, or to the beginning of the log."""
-        numbers = sorted(self.consumer.partitions_for_topic(self.topics.examples) or ())
-        partitions = [TopicPartition(self.topics.examples, number) for number in numbers]
+        """Go back to where the checkpoint stands, or to the beginning of the log.
+
+        Raises:
+            SettingsError: there is no log.
+        """
+        partitions = self._partitions()
+        if not partitions:
+            raise SettingsError(
+                [f"topic {self.topics.examples} is not there: `mindstream topics create` makes it"]
+            )
         self.consumer.assign(partitions)
         state = self.checkpoints.load()
         wanted: dict[str, int] = {}
@@ -247,6 +280,24 @@ class LearnRole:
             release = releaser.resume()
             if release is not None:
                 self._announce(release)
+
+    def _partitions(self) -> list[TopicPartition]:
+        self.consumer.topics()  # asks the cluster anew; what the client knows may be minutes old
+        numbers = self.consumer.partitions_for_topic(self.topics.examples) or ()
+        return [TopicPartition(self.topics.examples, number) for number in sorted(numbers)]
+
+    def _take_new_partitions(self) -> None:
+        """Read partitions that were added to the topic from their beginning."""
+        self._next_partitions_s = self.clock_s() + PARTITIONS_EVERY_S
+        partitions = self._partitions()
+        added = [p for p in partitions if p.partition not in self.positions]
+        if not added:
+            return
+        self.consumer.assign(partitions)  # those it had keep their places
+        for partition, offset in self.consumer.beginning_offsets(added).items():
+            log.info("%s/%d is new: reading it too", partition.topic, partition.partition)
+            self.positions[partition.partition] = offset
+            self.consumer.seek(partition, offset)
 
     def _restore(self, state: LearnerState) -> None:
         for task, meta in state.meta["tasks"].items():
