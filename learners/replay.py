@@ -144,7 +144,12 @@ class ReplayMemory:
 
         Yields:
             Rows in order of arrival.
+
+        Raises:
+            ValueError: a piece has no rows.
         """
+        if piece_rows < 1:
+            raise ValueError(f"piece_rows is {piece_rows}: it must be 1 or more")
         piece: list[Any] = self._run(_ROWS, ["-inf", piece_rows])
         while piece:
             last, rows = piece

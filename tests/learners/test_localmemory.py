@@ -11,17 +11,21 @@ import redis as redis_client
 from learners.localmemory import LocalMemory
 from learners.rehearsal import POLICIES, OfferReport, Policy, ReplayLaws, ReplayRow
 from learners.replay import ReplayMemory
+from schemas.fields import Label
 
 MIXED = ReplayLaws(
     shares={"class-balanced": 0.1, "uniform": 0.2, "recent": 0.3, "loss": 0.4}, recent_rows=9
 )
 
 
+LABELS: list[Label] = ["a", "a", "a", "b", "c", ("d", "a"), ()]
+
+
 def some_row(n: int, chance: random.Random, *, revision: int = 1) -> ReplayRow:
     return ReplayRow(
         id=str(n),
         user=f"u{chance.randrange(25)}",
-        label=chance.choice(["a", "a", "a", "b", "c", ("d", "a"), ()]),
+        label=chance.choice(LABELS),
         text="x" * chance.randrange(1, 80),
         revision=revision,
         held_out=chance.random() < 0.1,
@@ -84,7 +88,8 @@ def test_a_local_memory_needs_nothing() -> None:
     assert memory.offer([]) == OfferReport(0, 0, 0, 0, 0)
     assert memory.sample(2, draws=[0.1, 0.9]) == []
     assert memory.held_out(3) == []
-    assert list(memory.rows()) == memory.ids() == []
+    assert list(memory.rows()) == []
+    assert memory.ids() == []
     assert memory.get("nobody") is None
     assert memory.erase_user("nobody") == memory.tell(["nobody"], [1.0]) == 0
     assert memory.size() == (0, 0, 0)

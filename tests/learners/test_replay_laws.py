@@ -226,6 +226,11 @@ def test_all_rows_are_read_in_order_of_arrival_in_bounded_pieces(
         ]
 
 
+def test_pieces_of_no_rows_are_refused(redis: redis_client.Redis) -> None:
+    with pytest.raises(ValueError, match="piece_rows is 0: it must be 1 or more"):
+        list(connect(redis, ReplayLaws()).rows(piece_rows=0))
+
+
 def test_reading_all_rows_survives_writers(redis: redis_client.Redis) -> None:
     memory = connect(redis, ReplayLaws("class-balanced"))
     memory.offer([row(n) for n in range(20)])
