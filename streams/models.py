@@ -1,8 +1,8 @@
 """Reads the compacted `models` topic into the releases that serve.
 
 Every server reads all of it from the beginning, without a group: the newest release of each task is
-there, however long ago it was made. Owns the background thread and that it never gives up; must not
-know what a release is made of.
+there, however long ago it was made. Owns the background thread and that it never gives up: neither
+on a broker that is away, nor because of one release. Must not know what a release is made of.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class ModelsReader:
         self._topic = topic
         self._releases = releases
         self._metrics = metrics
+        self._wait_s = RETRY_FIRST_S
         self._stopping = threading.Event()
         self._read_to_end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
@@ -60,7 +61,7 @@ class ModelsReader:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs; one that died says why in the log."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     def start(self) -> None:
@@ -74,7 +75,6 @@ class ModelsReader:
             self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        wait_s = RETRY_FIRST_S
         while not self._stopping.is_set():
             try:
                 consumer = self._make_consumer()
@@ -83,15 +83,16 @@ class ModelsReader:
                 finally:
                     consumer.close()
             except (KafkaError, OSError) as error:
-                log.warning(
-                    "%s: %s: %s; trying again in %.1f s",
-                    self._topic,
-                    type(error).__name__,
-                    error,
-                    wait_s,
-                )
-                self._stopping.wait(wait_s)
-                wait_s = min(2 * wait_s, RETRY_LAST_S)
+                self._wait(f"{type(error).__name__}: {error}")
+            # A fault here would leave the server on an old release for ever, in silence.
+            except Exception:
+                log.exception("%s: reading it failed", self._topic)
+                self._wait("reading it failed")
+
+    def _wait(self, what: str) -> None:
+        log.warning("%s: %s; trying again in %.1f s", self._topic, what, self._wait_s)
+        self._stopping.wait(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, RETRY_LAST_S)
 
     def _follow(self, consumer: KafkaConsumer) -> None:
         partitions = self._assign(consumer)
@@ -100,6 +101,7 @@ class ModelsReader:
             for records in consumer.poll(timeout_ms=POLL_MS).values():
                 for record in records:
                     self._offer(record)
+            self._wait_s = RETRY_FIRST_S
             if not self._read_to_end.is_set() and all(
                 consumer.position(partition) >= end for partition, end in ends.items()
             ):
@@ -132,4 +134,9 @@ class ModelsReader:
                 error.reason,
             )
             return
-        self._releases.offer(release)
+        try:
+            self._releases.offer(release)
+        # Whatever is wrong with one release, those after it must be reached.
+        except Exception:
+            self._metrics.messages_skipped_total.labels(self._topic).inc()
+            log.exception("%s:%d:%d is passed over", self._topic, record.partition, record.offset)

@@ -63,3 +63,49 @@ async def test_a_reader_waits_for_a_broker_that_is_away_and_then_reads_all_from_
     reader.stop()
     assert not reader.alive
     releases.close()
+
+
+class Picky:
+    """Stands where releases do; a fault of its own with the first one it is offered."""
+
+    settled = True
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.offered = 0
+
+    def offer(self, release: ModelRelease) -> None:
+        self.offered += 1
+        if self.offered == 1:
+            raise RuntimeError("a damaged release")
+        self.taken.append(release.version)
+
+
+async def test_neither_a_fault_nor_a_damaged_release_stops_the_releases_after_it(
+    wire: Wire, foundry: Foundry, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given two releases, the first of which cannot be taken, and a client that fails at first
+    topic, tried = "faulty.models", list[int]()
+    metrics, releases = Metrics(CollectorRegistry()), Picky()
+
+    def connect() -> KafkaConsumer:
+        tried.append(1)
+        if len(tried) == 1:
+            raise ValueError("a fault that is no KafkaError")
+        return KafkaConsumer(bootstrap_servers=wire.servers, fetch_max_wait_ms=20)
+
+    wire.send(topic, [("intents", foundry.release()), ("intents", second := foundry.release())])
+    reader = ModelsReader(connect, topic=topic, releases=releases, metrics=metrics)  # type: ignore[arg-type]
+
+    # When the reader runs, then the second is taken, and both faults are said with their traceback
+    reader.start()
+    await eventually(lambda: reader.ready)
+    assert releases.taken == [second.version]
+    assert reader.alive
+    assert "a fault that is no KafkaError" in caplog.text
+    assert "a damaged release" in caplog.text
+    skipped = metrics.registry.get_sample_value(
+        "mindstream_messages_skipped_total", {"topic": topic}
+    )
+    assert skipped == 1
+    reader.stop()
