@@ -3,7 +3,7 @@
 faust-streaming 0.15.3 fixes `fetch_max_wait_ms` at 1,500. A real broker answers as soon as a byte
 is there; the embedded cluster does not wake a parked fetch, so there every event would wait up to
 1.5 s. Owns that one number; overrides `AIOKafkaConsumerThread._create_worker_consumer`, which
-tests/contracts pins.
+tests/contracts/test_faust_transport.py pins.
 """
 
 from __future__ import annotations
