@@ -5,6 +5,8 @@ Owns what may be set; must not know where values come from.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from learners.rehearsal import RECENT_ROWS, Law, Policy, check_shares
 
 EMBEDDED = "embedded"
+_BROKER = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+):(\d{1,5})$")
+_LOOKS_LIKE_A_PATH = re.compile(r"^[/.~]|\\|/$|/.*/")  # a name on the hub has one / at most
 
 
 class Section(BaseModel):
@@ -57,6 +61,22 @@ class KafkaSettings(Section):
         "", description="certificate authorities (PEM) for ssl and sasl_ssl; empty: the system's"
     )
 
+    @field_validator("servers")
+    @classmethod
+    def _are_brokers(cls, servers: str) -> str:
+        for server in servers.split(",") if servers != EMBEDDED else ():
+            match = _BROKER.match(server.strip())
+            if match is None or not 0 < int(match[2]) < 65_536:
+                raise ValueError(f"{server!r} is no broker: must be 'embedded' or host:port,...")
+        return servers
+
+    @field_validator("ca_file")
+    @classmethod
+    def _is_there(cls, path: str) -> str:
+        if path and not Path(path).is_file():
+            raise ValueError("there is no such file")
+        return path
+
     @model_validator(mode="after")
     def _sasl_needs_a_user(self) -> KafkaSettings:
         if self.security.startswith("sasl") and not (self.username and self.password):
@@ -90,6 +110,19 @@ class StoreSettings(Section):
     )
     keep: int = Field(50, ge=2, le=100_000, description="releases of a task that are kept")
 
+    @field_validator("url")
+    @classmethod
+    def _can_be_opened(cls, url: str) -> str:
+        protocol, separator, _ = url.partition("://")
+        if separator:
+            import fsspec
+
+            try:
+                fsspec.get_filesystem_class(protocol.split("::")[-1])
+            except (ImportError, ValueError) as error:
+                raise ValueError(f"{protocol}:// cannot be used here: {error}") from error
+        return url
+
 
 class TaskSettings(Section):
     """One task of this deployment."""
@@ -108,13 +141,24 @@ class ModelSettings(Section):
         description="all-MiniLM-L6-v2 (shipped), a local folder, or a Hugging Face name",
     )
     max_tokens: int = Field(128, ge=8, le=8192, description="longer texts are cut here, tokens")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$",
+        description="auto, cpu, cuda, cuda:1, mps",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto measures at start what is faster and good enough"
     )
     threads: int = Field(
         0, ge=0, le=1024, description="processor threads of a role; 0: half of the cores"
     )
+
+    @field_validator("backbone")
+    @classmethod
+    def _is_a_folder_or_a_name(cls, backbone: str) -> str:
+        if _LOOKS_LIKE_A_PATH.search(backbone) and not Path(backbone).expanduser().is_dir():
+            raise ValueError("there is no such folder")
+        return backbone
 
 
 class IngestSettings(Section):

@@ -19,7 +19,11 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import (
+    SettingsError as UnreadableVariable,
+)
 
+from mindstream.problems import is_of_kubernetes, line_of, meant
 from mindstream.sections import (
     GateSettings,
     IngestSettings,
@@ -38,6 +42,8 @@ from schemas.errors import SettingsError
 
 DEFAULT_FILE = Path("mindstream.toml")
 ENV_PREFIX = "MINDSTREAM_"
+FILE_VARIABLE = "MINDSTREAM_CONFIG"  # names the settings file; empty: there is none
+SECRET_SECTIONS = ("kafka", "redis", "store")
 
 
 class Settings(BaseSettings):
@@ -78,6 +84,8 @@ class Settings(BaseSettings):
         for name in tasks:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name):
                 raise ValueError(f"task name {name!r} must be lower case letters, digits, - and _")
+            if "__" in name:  # it would be cut there in the name of a variable
+                raise ValueError(f"task name {name!r} must not have two underscores together")
         return tasks
 
     @classmethod
@@ -105,7 +113,8 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
     """Read all settings, or fail with every problem at once.
 
     Args:
-        file: a TOML file; by default `mindstream.toml` in the current folder, where there is one.
+        file: a TOML file; by default the one that MINDSTREAM_CONFIG names, or `mindstream.toml` in
+            the current folder, where there is one.
         overrides: dotted names to values, from flags.
 
     Returns:
@@ -114,42 +123,85 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
     Raises:
         SettingsError: with one line a problem: name, value and rule.
     """
-    named = file or (
-        Path(os.environ["MINDSTREAM_CONFIG"]) if "MINDSTREAM_CONFIG" in os.environ else None
-    )
-    if named is not None and not named.is_file():
-        raise SettingsError([f"settings file {named}: there is no such file"])
-    source = named or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    problems = _strange_variables()
+    source = _source(file, problems)
+    tree = _nested(overrides or {}, problems)
     bound = type("BoundSettings", (Settings,), {"toml_file": source, "__module__": __name__})
+    settings: Settings | None = None
     try:
-        settings: Settings = bound(**_nested(overrides or {}))
-        return settings
+        settings = bound(**tree)
     except ValidationError as error:
-        raise SettingsError([_line(problem) for problem in error.errors()]) from error
+        known = setting_names()
+        problems += [
+            line_of(problem, known=known, holders=SECRET_SECTIONS) for problem in error.errors()
+        ]
+    except UnreadableVariable as error:
+        problems.append(f"a variable that must be JSON is not: {error}")
     except ValueError as error:  # a TOML file that cannot be parsed
-        raise SettingsError([f"settings file {source}: {error}"]) from error
+        problems.append(f"settings file {source}: {error}")
+    if problems or settings is None:
+        raise SettingsError(problems)
+    return settings
 
 
-def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _source(file: Path | None, problems: list[str]) -> Path | None:
+    """Find the settings file; None where there is none to read."""
+    variable = os.environ.get(FILE_VARIABLE)
+    if file is None and variable == "":
+        return None
+    named = file or (Path(variable) if variable else None)
+    if named is not None and not named.is_file():
+        problems.append(f"settings file {named}: there is no such file")
+        return None
+    return named or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+
+
+def setting_names() -> list[str]:
+    """List the dotted name of every setting, and of every section."""
+    names = []
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        names.append(name)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += [f"{name}.{key}" for key in kind.model_fields]
+    return names
+
+
+def _strange_variables() -> list[str]:
+    """Name the variables that look like ours and are no setting: they would do nothing.
+
+    One whose section is right and whose last part is not is found with the values.
+    """
+    sections = {name.split(".")[0] for name in setting_names() if "." in name} | {"tasks"}
+    known = [variable(name) for name in setting_names()]
+    problems = []
+    for given, value in os.environ.items():
+        name = given.upper()
+        if not name.startswith(ENV_PREFIX) or name == FILE_VARIABLE:
+            continue
+        top, *rest = name.removeprefix(ENV_PREFIX).lower().split("__")
+        right = top in Settings.model_fields and (not rest or top in sections)
+        if not right and not is_of_kubernetes(name, value):
+            problems.append(
+                f"{given}: there is no such setting; {meant(name, known, prefix=ENV_PREFIX)}"
+            )
+    return problems
+
+
+def _nested(overrides: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, value in overrides.items():
         if value is None:
             continue
         *parents, last = name.split(".")
-        node = tree
+        node: Any = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else node
+        if not isinstance(node, dict) or isinstance(node.get(last), dict):
+            problems.append(f"{name}: what it is a part of, or has as parts, is given as well")
+            continue
         node[last] = value
     return tree
-
-
-def _line(problem: Any) -> str:  # noqa: ANN401
-    name = ".".join(str(part) for part in problem["loc"]) or "settings"
-    rule = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting; `mindstream config show` lists them"
-    shown = "***" if name.endswith(("password", "url")) else repr(problem.get("input"))
-    return f"{name} = {shown[:200]}: {rule[0].lower()}{rule[1:]}"
 
 
 def role_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[str, str]:
@@ -157,7 +209,7 @@ def role_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[s
 
     Args:
         settings: what the parent runs with; every scalar is passed on, so that flags reach the
-            roles too.
+            roles too. They read no file.
         overrides: dotted names to values that the parent decided, such as the address of an
             embedded service.
     """
@@ -166,6 +218,7 @@ def role_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[s
         environment[variable(name)] = str(value)
     for name, text in overrides.items():
         environment[variable(name)] = text
+    environment[FILE_VARIABLE] = ""  # all of it is here: a file could only add what is not meant
     return environment
 
 
