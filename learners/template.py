@@ -2,13 +2,14 @@
 
 Owns what an endless stream needs changed in the template of avalanche-lib 0.6.0: no data set and no
 data loader (a micro-batch is one tensor of ids and mask), the optimizer left as it was given, no
-backward pass where nothing can learn from it, and no evaluator that remembers every iteration.
-Strategies are Avalanche plugins over this loop. Must not know Kafka, Redis or checkpoints.
+backward pass where nothing can learn from it, no evaluator that remembers every iteration, and
+experiences that end when `consolidate` says so. Strategies are Avalanche plugins over this loop.
+Must not know Kafka, Redis or checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,18 @@ from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from schemas.fields import Label
+
+PASS_ROWS = 8  # of a plugin's own passes over an experience's data set
+CLOCK = (
+    "train_iterations",
+    "train_exp_counter",
+    "train_exp_epochs",
+    "train_exp_iterations",
+    "total_iterations",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +70,29 @@ class StreamExperience:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedExperience:
+    """The examples between two consolidation points, as plugins see them at the second.
+
+    Attributes:
+        dataset: a bounded sample of them: rows of (int64 [2, tokens], target, task 0).
+        current_experience: counts micro-batches.
+    """
+
+    dataset: TensorDataset
+    current_experience: int
+
+    def logging(self) -> FinishedExperience:
+        """Give what Avalanche's loggers may see: all of it."""
+        return self
+
+
 class StreamTemplate(SupervisedTemplate):  # type: ignore[misc]  # Avalanche is untyped
     """The training loop: Avalanche's, over one micro-batch at a time.
+
+    To a plugin, `train` is the stretch between two consolidation points: its hooks around training
+    and around an experience are called there, and `clock.train_exp_counter` counts them. Around a
+    micro-batch come the hooks of an epoch of one iteration.
 
     Args:
         model: int64 [rows, 2, tokens] to outputs.
@@ -68,7 +100,12 @@ class StreamTemplate(SupervisedTemplate):  # type: ignore[misc]  # Avalanche is 
         criterion: outputs and targets to a scalar loss.
         device: where the model lives.
         plugins: the strategy.
+
+    Attributes:
+        experience: a `StreamExperience`; while `consolidate` runs, a `FinishedExperience`.
     """
+
+    experience: Any
 
     def __init__(
         self,
@@ -83,12 +120,14 @@ class StreamTemplate(SupervisedTemplate):  # type: ignore[misc]  # Avalanche is 
             model=model,
             optimizer=optimizer,
             criterion=criterion,
+            train_mb_size=PASS_ROWS,
             device=device,
             plugins=list(plugins),
             evaluator=EvaluationPlugin(loggers=[BaseLogger()]),  # a logger that says nothing
             eval_every=-1,
         )
         self.batches = 0
+        self._opened = False  # whether plugins were told of the experience that goes on
 
     def learn(self, batch: MicroBatch, targets: Tensor) -> float:
         """Run one training iteration.
@@ -103,6 +142,31 @@ class StreamTemplate(SupervisedTemplate):  # type: ignore[misc]  # Avalanche is 
         self.train(StreamExperience(batch, targets, self.batches), eval_streams=[])
         self.batches += 1
         return self.last_loss
+
+    def consolidate(self, dataset: TensorDataset) -> None:
+        """End the experience: plugins take what is known now as what must not be forgotten.
+
+        Args:
+            dataset: see `FinishedExperience`.
+        """
+        self.experience = FinishedExperience(dataset, self.batches)
+        self.is_training = True
+        super()._after_training_exp()
+        super()._after_training()
+        self._train_cleanup()
+        self._opened = False
+
+    def state(self) -> dict[str, Any]:
+        """Where the counts stand, as JSON."""
+        clock = {name: getattr(self.clock, name) for name in CLOCK}
+        return {"batches": self.batches, "opened": self._opened, "clock": clock}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the counts."""
+        self.batches = int(state["batches"])
+        self._opened = bool(state["opened"])
+        for name in CLOCK:
+            setattr(self.clock, name, int(state["clock"][name]))
 
     def training_epoch(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Run the template's own epoch and keep the loss, which its clean-up clears."""
@@ -130,3 +194,20 @@ class StreamTemplate(SupervisedTemplate):  # type: ignore[misc]  # Avalanche is 
         """Step where a backward pass ran."""
         if self.loss.requires_grad:
             super().optimizer_step()
+
+    def _before_training(self, **kwargs: Any) -> None:  # noqa: ANN401
+        if not self._opened:
+            super()._before_training(**kwargs)
+
+    def _before_training_exp(self, **kwargs: Any) -> None:  # noqa: ANN401
+        if self._opened:
+            self.make_train_dataloader()
+            return
+        super()._before_training_exp(**kwargs)
+        self._opened = True
+
+    def _after_training_exp(self, **_: Any) -> None:  # noqa: ANN401
+        """Wait for `consolidate`: an experience goes on past its micro-batches."""
+
+    def _after_training(self, **_: Any) -> None:  # noqa: ANN401
+        """Wait for `consolidate`."""

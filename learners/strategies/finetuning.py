@@ -1,7 +1,7 @@
 """What the strategies that train by gradient share: encoder, growing head, AdamW and their state.
 
-Owns one trainable model over the stream template. Dropout stays off: a step is then the same
-wherever it is taken up again, and the score before learning is clean.
+Owns one trainable model over the stream template, and when it consolidates. Dropout stays off: a
+step is then the same wherever it is taken up again, and the score before learning is clean.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from learners.batch import collate
 from learners.heads.base import ServedHead
 from learners.heads.linear import LinearHead
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
+from learners.strategies.rows import Sampled, rows_of
 from learners.template import MicroBatch, StreamTemplate
 from schemas.fields import Label
 
@@ -28,16 +31,21 @@ class TrainedClassifier(nn.Module):
     Args:
         encoder: int64 [rows, 2, tokens] to float32 [rows, width].
         head: float32 [rows, width] to float32 [rows, labels].
+
+    Attributes:
+        features: float32 [rows, width] of the last forward pass, where Avalanche's plugins look.
     """
 
     def __init__(self, encoder: nn.Module, head: LinearHead) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.features: Tensor | None = None
 
     def forward(self, packed: Tensor) -> Tensor:
         """Give logits, float32 [rows, labels]."""
-        logits: Tensor = self.head(self.encoder(packed))
+        self.features = self.encoder(packed)
+        logits: Tensor = self.head(self.features)
         return logits
 
     def train(self, mode: bool = True) -> TrainedClassifier:
@@ -60,18 +68,32 @@ class KeepScores(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
 
 
 class StreamPlugin(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
-    """What a gradient strategy adds to plain fine-tuning: an Avalanche plugin with a state."""
+    """What a gradient strategy adds to plain fine-tuning: an Avalanche plugin with a state.
+
+    Attributes:
+        replayed: rows from memory in the last micro-batch.
+        sampled_rows: how many rows of an experience it wants to see again when that ends.
+    """
 
     replayed = 0
+    sampled_rows = 0
+
+    @property
+    def callbacks(self) -> SupervisedPlugin:
+        """What the template calls."""
+        return self
 
     def attach(self, owner: FineTuning) -> None:
         """Learn whose plugin this is, before the first step."""
 
-    def state(self) -> Meta:
-        """Everything the next step depends on."""
-        return {}
+    def grown(self, model: TrainedClassifier) -> None:
+        """Learn that the head has new parameters, longer than the old ones."""
 
-    def restore(self, meta: Mapping[str, Any]) -> None:
+    def state(self) -> tuple[Arrays, Meta]:
+        """Everything the next step depends on."""
+        return {}, {}
+
+    def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take up a state."""
 
 
@@ -93,10 +115,12 @@ class FineTuning:
         self.kind = config.kind
         self.encoder.module.requires_grad_(True)
         self._head = LinearHead(config.encoder.width, seed=config.seed)
+        self.model = TrainedClassifier(self.encoder.module, self._head)
         self._keep = KeepScores()
         self._plugin = plugin
+        self._seen = Sampled(plugin.sampled_rows, seed=config.seed)
+        self._consolidate_every = config.consolidate_every
         plugin.attach(self)
-        model = TrainedClassifier(self.encoder.module, self._head)
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": list(self.encoder.module.parameters()), "lr": config.learning_rate},
@@ -105,11 +129,11 @@ class FineTuning:
             weight_decay=0.01,
         )
         self._template = StreamTemplate(
-            model=model,
+            model=self.model,
             optimizer=self._optimizer,
             criterion=self.kind.loss,
             device=self.encoder.device,
-            plugins=[plugin, self._keep],
+            plugins=[plugin.callbacks, self._keep],
         )
 
     @property
@@ -117,14 +141,24 @@ class FineTuning:
         """The trained head, as it would serve."""
         return self._head
 
-    def targets(self, labels: Sequence[Label]) -> Tensor:
-        """Grow the head for what is new and give the targets; first dimension rows."""
+    @property
+    def labels(self) -> Sequence[str]:
+        """The label of every row of the head."""
+        return self._head.labels
+
+    def grow(self, labels: Sequence[Label]) -> None:
+        """Give every label a row in the head, and the optimizer the head's parameters."""
         rows = len(self._head.weight)
         self._head.grow(text for label in labels for text in self.kind.label_texts(label))
         if len(self._head.weight) > rows:
             self._head.fit_optimizer(self._optimizer)
+            self._plugin.grown(self.model)
+
+    def targets(self, labels: Sequence[Label]) -> Tensor:
+        """Grow the head for what is new and give the targets; first dimension rows."""
+        self.grow(labels)
         index = {text: row for row, text in enumerate(self._head.labels)}
-        return self.kind.targets(labels, index=index)
+        return self.kind.targets(labels, index=index).to(self.encoder.device)
 
     def step(self, batch: MicroBatch) -> StepOutcome:
         """Score, then train, one micro-batch; held-out rows are left out."""
@@ -141,6 +175,9 @@ class FineTuning:
         )
         targets = self.targets(train.labels)
         loss = self._template.learn(train, targets)
+        self._seen.offer(rows_of(train))
+        if self._seen.offered >= self._consolidate_every:
+            self.consolidate()
         return StepOutcome(
             scores=self._scores(len(batch.ids), keep, len(known)),
             labels=known,
@@ -148,15 +185,36 @@ class FineTuning:
             replayed=self._plugin.replayed,
         )
 
-    def _scores(
-        self, rows: int, keep: list[int], known: int
-    ) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    def _scores(self, rows: int, keep: list[int], known: int) -> npt.NDArray[np.float32] | None:
         """Put the live scores into their rows; a held-out row keeps NaN, which is not scored."""
         if not known:
             return None
         scores = np.full((rows, known), np.nan, dtype=np.float32)
         scores[keep] = self._keep.logits[:, :known].float().cpu().numpy()
         return scores
+
+    def consolidate(self) -> None:
+        """End the experience: what is known now is what must not be forgotten.
+
+        Comes by itself every `consolidate_every` examples; without examples since the last it does
+        nothing.
+        """
+        if not self._seen.offered:
+            return
+        rows = self._seen.rows
+        packed = collate([row.tokens for row in rows])
+        targets = self.targets([row.label for row in rows])
+        tasks = torch.zeros(len(rows), dtype=torch.long)
+        self._template.consolidate(TensorDataset(packed, targets.cpu(), tasks))
+        self._seen.clear()
+
+    def reset(self, encoder: Mapping[str, Tensor]) -> None:
+        """Start again: these encoder weights, a head of zeros with all labels, no moments."""
+        self.encoder.module.load_state_dict(encoder)
+        with torch.no_grad():
+            for parameter in self._head.parameters():
+                parameter.zero_()
+        self._optimizer.state.clear()
 
     def settle(self) -> None:
         """Nothing waits: weights are current after every step."""
@@ -166,36 +224,47 @@ class FineTuning:
         return self._head.blobs()
 
     def state(self) -> tuple[Arrays, Meta]:
-        """Weights of encoder and head, and the optimizer's moments."""
+        """Weights of encoder and head, the optimizer's moments, the plugin's state and counts."""
+        plugin, plugin_meta = self._plugin.state()
+        seen, seen_meta = self._seen.state()
         arrays: Arrays = {
-            f"encoder.{name}": tensor.detach().cpu()
-            for name, tensor in self.encoder.module.state_dict().items()
+            **under("encoder.", self.encoder.module.state_dict()),
+            **under("head.", self._head.state_dict()),
+            **under("plugin.", plugin),
+            **under("seen.", seen),
         }
-        arrays |= {f"head.{n}": t.detach().cpu() for n, t in self._head.state_dict().items()}
         for number, moments in self._optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer.{number}.{n}": t.cpu() for n, t in moments.items()}
+            arrays |= under(f"optimizer.{number}.", moments)
         return arrays, {
             "labels": list(self._head.labels),
-            "batches": self._template.batches,
-            "plugin": self._plugin.state(),
+            "template": self._template.state(),
+            "plugin": plugin_meta,
+            "seen": seen_meta,
         }
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take up a state."""
-        self._head.grow(meta["labels"])
-        self.encoder.module.load_state_dict(_under(arrays, "encoder."))
-        self._head.load_state_dict(_under(arrays, "head."))
+        self.grow(meta["labels"])
+        self.encoder.module.load_state_dict(only(arrays, "encoder."))
+        self._head.load_state_dict(only(arrays, "head."))
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under(arrays, "optimizer.").items():
+        for name, tensor in only(arrays, "optimizer.").items():
             number, _, field = name.partition(".")
             moments.setdefault(int(number), {})[field] = tensor
         state = self._optimizer.state_dict()
         self._optimizer.load_state_dict({**state, "state": moments})
-        self._template.batches = int(meta["batches"])
-        self._plugin.restore(meta["plugin"])
+        self._template.restore(meta["template"])
+        self._plugin.restore(only(arrays, "plugin."), meta["plugin"])
+        self._seen.restore(only(arrays, "seen."), meta["seen"])
 
 
-def _under(arrays: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(prefix: str, arrays: Mapping[str, Tensor]) -> Arrays:
+    """Put a prefix before the name of every array, and the arrays into main memory."""
+    return {prefix + name: tensor.detach().cpu() for name, tensor in arrays.items()}
+
+
+def only(arrays: Mapping[str, Tensor], prefix: str) -> Arrays:
+    """Take the arrays whose names have a prefix, without it."""
     return {n.removeprefix(prefix): t for n, t in arrays.items() if n.startswith(prefix)}
 
 
@@ -207,9 +276,9 @@ def pad_together(packed: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
         tokens: token ids of further rows.
 
     Returns:
-        int64 [rows + further, 2, longest].
+        int64 [rows + further, 2, longest], where `packed` is.
     """
-    more = collate(tokens)
+    more = collate(tokens).to(packed.device)
     longest = max(packed.shape[2], more.shape[2])
     return torch.cat(
         [nn.functional.pad(part, (0, longest - part.shape[2])) for part in (packed, more)]
