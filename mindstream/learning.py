@@ -6,6 +6,7 @@ imports it.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime
@@ -42,6 +43,17 @@ def make_learners(settings: Settings, memories: Mapping[str, ReplayMemory]) -> d
                 learning_rate=settings.learn.learning_rate,
                 head_learning_rate=settings.learn.head_learning_rate,
                 projection_width=settings.learn.projection_width,
+                head=settings.learn.head,
+                head_metric=settings.learn.head_metric,
+                name_weight=1.0 if settings.learn.label_names else 0.0,
+                consolidate_every=settings.learn.consolidate_every,
+                strength=settings.learn.strength,
+                decay=settings.learn.decay,
+                epochs=settings.learn.epochs,
+                stored_rows=settings.learn.stored_rows,
+                stored_logits=settings.learn.stored_logits,
+                plugin=settings.learn.plugin,
+                plugin_arguments=json.loads(settings.learn.plugin_arguments),
                 seed=settings.learn.seed,
             )
         )

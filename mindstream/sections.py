@@ -5,6 +5,7 @@ Owns what may be set; must not know where values come from.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Literal
@@ -141,6 +142,11 @@ class ModelSettings(Section):
         description="all-MiniLM-L6-v2 (shipped), a local folder, or a Hugging Face name",
     )
     max_tokens: int = Field(128, ge=8, le=8192, description="longer texts are cut here, tokens")
+    pooling: str = Field(
+        "mean-last-3",
+        pattern=r"^mean-last-[1-9][0-9]?$",
+        description="features are means over tokens of the last N hidden layers: mean-last-N",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$",
@@ -242,8 +248,53 @@ class LearnSettings(Section):
     """The learner."""
 
     port: int = Field(8082, ge=0, le=65_535, description="HTTP port of /metrics")
-    strategy: Literal["two-speed", "er", "naive"] = Field(
-        "two-speed", description="two-speed, er or naive"
+    strategy: Literal[
+        "two-speed",
+        "er",
+        "er-ace",
+        "derpp",
+        "mir",
+        "agem",
+        "gdumb",
+        "ewc",
+        "mas",
+        "si",
+        "rwalk",
+        "lwf",
+        "feature-distillation",
+        "naive",
+        "joint",
+        "plugin",
+    ] = Field(
+        "two-speed",
+        description="two-speed, er, er-ace, derpp, mir, agem, gdumb, ewc, mas, si, rwalk, lwf, "
+        "feature-distillation, naive, joint or plugin",
+    )
+    plugin: str = Field(
+        "",
+        description="package.module:Class of an Avalanche plugin, for the strategy plugin",
+    )
+    plugin_arguments: str = Field(
+        "{}", description="what that class is built with: a table, or a JSON object as text"
+    )
+    consolidate_every: int = Field(
+        1_000,
+        ge=1,
+        description="examples between two consolidation points (ewc, mas, si, rwalk, lwf, "
+        "feature-distillation, plugin); between two trainings (gdumb)",
+    )
+    strength: float = Field(
+        1.0, ge=0, description="factor of a strategy's own penalty or distillation"
+    )
+    decay: float = Field(
+        0.9, ge=0, le=1, description="share of old importances a consolidation keeps (ewc, mas, si)"
+    )
+    epochs: int = Field(3, ge=1, le=1_000, description="passes of one training (gdumb, joint)")
+    stored_rows: int = Field(2_048, ge=1, description="rows stored (gdumb)")
+    stored_logits: int = Field(
+        4_000_000,
+        ge=1,
+        description="numbers stored as logits of earlier rows, 4 bytes each (derpp)",
     )
     batch_rows: int = Field(
         0, ge=0, le=4096, description="rows of a micro-batch, at most; 0: the strategy's own"
@@ -252,14 +303,28 @@ class LearnSettings(Section):
         0.1, ge=0, description="longest wait for a micro-batch to fill, seconds"
     )
     replay_rows: int = Field(
-        32, ge=0, le=4096, description="rows replayed beside each micro-batch (er)"
+        32,
+        ge=0,
+        le=4096,
+        description="rows replayed beside each micro-batch (er, er-ace, derpp, mir, agem)",
     )
     learning_rate: float = Field(
         5e-5, gt=0, description="of the encoder, for strategies that train it"
     )
     head_learning_rate: float = Field(2e-3, gt=0, description="of the trained head")
     projection_width: int = Field(
-        2048, ge=64, le=65_536, description="random features of the two-speed head"
+        4096, ge=64, le=65_536, description="random features of the two-speed head"
+    )
+    head: Literal["auto", "balanced-ridge", "lda", "ridge", "nearest-mean"] = Field(
+        "auto",
+        description="solve of the two-speed head's sums: auto chooses on the stream; or "
+        "balanced-ridge, lda, ridge, nearest-mean",
+    )
+    head_metric: Literal["log-loss", "accuracy", "macro-f1"] = Field(
+        "log-loss", description="what auto chooses for: log-loss, accuracy or macro-f1"
+    )
+    label_names: bool = Field(
+        True, description="a label's own name counts as one example of it; off for codes"
     )
     release_every_s: float = Field(
         1.0, gt=0, description="shortest time between two candidates, seconds"
@@ -268,6 +333,24 @@ class LearnSettings(Section):
         30.0, gt=0, description="time between two checkpoints, seconds"
     )
     seed: int = Field(0, ge=0, description="of everything random")
+
+    @field_validator("plugin_arguments", mode="before")
+    @classmethod
+    def _are_an_object(cls, arguments: object) -> str:
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except ValueError as error:
+                raise ValueError(f"a table or a JSON object was expected: {error}") from error
+        if not isinstance(arguments, dict):
+            raise ValueError("a table or a JSON object was expected")
+        return json.dumps(arguments)
+
+    @model_validator(mode="after")
+    def _plugin_is_named(self) -> LearnSettings:
+        if self.strategy == "plugin" and not self.plugin:
+            raise ValueError("strategy 'plugin' needs plugin = \"package.module:Class\"")
+        return self
 
 
 class ServeSettings(Section):
