@@ -1,25 +1,23 @@
-"""A real Prometheus that scrapes every metric has data for every query of the dashboard."""
+"""A real Prometheus has data for every query of the dashboard: from made-up pages, from a demo."""
 
 from __future__ import annotations
 
+import json
 import random
-import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serving.metrics import CONTENT_TYPE, TABLE, Metrics
+from tests.deploy.scraping import need, scraping
+from tests.deployment import free_ports
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "deploy/prometheus/check_dashboard.py"
@@ -71,54 +69,8 @@ def role_port() -> Iterator[int]:
 
 @pytest.fixture
 def prometheus(tmp_path: Path, role_port: int) -> Iterator[str]:
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed (Debian package prometheus)")
-    settings = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
-        "rule_files": [str(ROOT / "deploy/prometheus/rules.yml")],
-        "scrape_configs": [
-            {
-                "job_name": "mindstream",
-                "scrape_timeout": "500ms",
-                "static_configs": [{"targets": [f"127.0.0.1:{role_port}"]}],
-            }
-        ],
-    }
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={tmp_path / 'prometheus.yml'}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_until_ready(address, process)
+    with scraping({"ingest": role_port}, tmp_path / "prometheus") as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + 20
-    while time.monotonic() < deadline_s:
-        assert process.poll() is None, "prometheus ended"
-        try:
-            with urllib.request.urlopen(f"{address}/-/ready", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    pytest.fail("prometheus was not ready in 20 s")
 
 
 def check(address: str, *arguments: str) -> tuple[int, str]:
@@ -151,3 +103,26 @@ def test_a_query_without_data_or_of_no_sense_is_named(prometheus: str, tmp_path:
     assert lines[0] == "A: no data: mindstream_absent"
     assert lines[1].startswith("B: refused: ")
     assert lines[2:] == ["1 of 3 queries have data"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_real_demo_gives_every_query_of_the_dashboard_data(tmp_path: Path) -> None:
+    need("prometheus")  # before the demo, which takes its time
+    roles = ("ingest", "learn", "serve", "watch")
+    ports = dict(zip(roles, free_ports(len(roles)), strict=True))
+    settings = {f"{role}.port": port for role, port in ports.items()}
+    settings["watch.page_hinkley_threshold"] = 1  # so that the watcher has a drift to tell
+    command = [sys.executable, "-m", "mindstream", "demo", "--duration", "12", "--json"]
+    for name, value in settings.items():
+        command += ["--set", f"{name}={value}"]
+    with scraping(ports, tmp_path / "prometheus") as address:
+        demo = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert demo.returncode == 0, demo.stderr[-3_000:]
+        code, said = check(address, "--window", "5m", "--rate", "5s")
+    assert code == 0, said
+    found = json.loads(demo.stdout.splitlines()[-1])
+    assert found["dead"] > 0
+    assert found["drift_signals"] > 0

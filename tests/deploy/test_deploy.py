@@ -16,6 +16,7 @@ import yaml
 
 from mindstream.settings import Settings
 from serving.metrics import PREFIX, TABLE
+from tests.deploy.scraping import need
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -192,10 +193,8 @@ def test_every_library_is_pinned_and_none_needs_a_compiler() -> None:
     ids=["scrape settings", "alert rules"],
 )
 def test_prometheus_accepts(arguments: list[str]) -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed (Debian package prometheus)")
     done = subprocess.run(
-        ["promtool", "check", arguments[0], DEPLOY / "prometheus" / arguments[1]],
+        [need("promtool"), "check", arguments[0], DEPLOY / "prometheus" / arguments[1]],
         capture_output=True,
         text=True,
         check=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mindstream.settings import environment_flag
+from tests.deploy.scraping import RULES, need
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "deploy/prometheus/rules.yml"
 OVERVIEW = json.loads((ROOT / "deploy/grafana/dashboards/overview.json").read_text("utf-8"))
 UP = [
     {"series": f'up{{job="mindstream", role="{role}"}}', "values": "1x60"}
@@ -24,11 +22,7 @@ UP = [
 
 @pytest.fixture
 def promtool() -> str:
-    program = shutil.which("promtool")
-    if program is None:
-        assert not environment_flag("CI"), "CI needs promtool (Debian package prometheus)"
-        pytest.skip("promtool is not installed (Debian package prometheus)")
-    return program
+    return need("promtool")
 
 
 def evaluate(promtool: str, folder: Path, case: dict[str, Any]) -> str:
