@@ -113,7 +113,10 @@ def test_compose_runs_each_role_on_its_port_as_the_code_knows_it(role: str) -> N
     service = COMPOSE["services"][role]
     port = default_port(role)
     assert service["command"] == [role]
-    assert service["ports"] == [f"{port}:{port}"]
+    # Replicas cannot share a port of the machine; that of the learner keeps it alone.
+    ports = [f"127.0.0.1:{port}:{port}"] if role in ("learn", "serve") else []
+    assert service.get("ports", []) == ports
+    assert "container_name" not in service
     assert service["healthcheck"]["test"][-1] == str(port)
     assert service["depends_on"]["topics"] == {"condition": "service_completed_successfully"}
 
@@ -136,12 +139,31 @@ def test_compose_settings_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
             fields = fields.model_fields[part].annotation
 
 
-def test_every_long_running_service_restarts_and_is_checked() -> None:
+def test_every_long_running_service_restarts_and_is_checked_and_bounded() -> None:
     for name, service in COMPOSE["services"].items():
+        assert service["logging"]["options"]["max-size"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
         if name == "topics":
             continue
         assert service["restart"] == "unless-stopped", name
         assert service["healthcheck"]["test"], name
+        assert service["mem_limit"], name
+
+
+def test_nothing_is_reachable_from_other_machines() -> None:
+    published = [
+        port for service in COMPOSE["services"].values() for port in service.get("ports", ())
+    ]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_one_service_builds_the_image_of_all_roles() -> None:
+    services = COMPOSE["services"]
+    assert [name for name, service in services.items() if "build" in service] == ["topics"]
+    for name in (*ROLES, "topics"):
+        assert services[name]["image"] == services["topics"]["image"]
+        assert services[name]["pull_policy"] == "never"  # the name means nothing elsewhere
 
 
 def test_compose_is_valid() -> None:
