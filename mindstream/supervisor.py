@@ -1,5 +1,7 @@
 """Keeps the role processes alive, says when one dies, and stops them in order.
 
+A role that ends in a way that another start would not mend (`mindstream.exits.FINAL`) stays down.
+
 Owns processes, back-off and order; must not know what a role does.
 """
 
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindstream.embedded.lifeline import Child, spawn
+from mindstream.exits import FINAL
 
 FIRST_WAIT_S = 0.5
 LAST_WAIT_S = 30.0
@@ -47,6 +50,7 @@ class RoleState:
     Attributes:
         restarts: how often it was started again.
         uptime_s: seconds since its last start; 0 while it is down.
+        final: it ended in a way that another start would not mend.
     """
 
     name: str
@@ -54,6 +58,7 @@ class RoleState:
     alive: bool
     restarts: int
     uptime_s: float
+    final: bool = False
 
 
 @dataclass(slots=True)
@@ -64,6 +69,7 @@ class _Running:
     restarts: int = 0
     wait_s: float = FIRST_WAIT_S
     restart_at_s: float | None = None
+    final: bool = False
 
 
 class Supervisor:
@@ -99,6 +105,7 @@ class Supervisor:
         """Start a role; when that cannot be done now, say so and plan the next attempt."""
         role = running.role
         running.restart_at_s = None
+        running.final = False
         running.started_s = self._clock_s()
         try:
             if role.log_file is None:
@@ -128,7 +135,12 @@ class Supervisor:
         running.child = None
         if self._clock_s() - running.started_s >= STEADY_S:
             running.wait_s = FIRST_WAIT_S
-        self._plan_restart(running, f"{running.role.name} ended ({_how(status)})")
+        what = f"{running.role.name} ended ({_how(status)})"
+        running.final = status in FINAL
+        if running.final:
+            self._say(f"{what}: {FINAL[status]}; it is not started again")
+        else:
+            self._plan_restart(running, what)
         for line in _tail(running.role.log_file):
             self._say(f"  {running.role.name}: {line}")
 
@@ -194,6 +206,7 @@ class Supervisor:
                     alive=pid is not None,
                     restarts=running.restarts,
                     uptime_s=0.0 if pid is None else now_s - running.started_s,
+                    final=running.final,
                 )
             )
         return states

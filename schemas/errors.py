@@ -8,6 +8,8 @@
     │   ├── VersionError       the contract's version is not one this build reads
     │   └── LabelError         a label is not one its task can learn from
     ├── SettingsError          settings are wrong: every problem at once
+    ├── NotRunningError        what a command speaks to is embedded, and nothing has started it
+    ├── UnreachableError       Kafka or Redis does not answer, or refuses
     ├── NoReleaseError         nothing has been released for a task yet
     ├── ReleaseError           a release is missing, damaged or refused
     ├── CheckpointError        a checkpoint cannot be written, read or trusted
@@ -15,7 +17,7 @@
     ├── EncoderError           a backbone cannot be loaded or used
     └── EmbeddedError          an embedded or local service did not start, or died
 
-Each error is handled in one named place; see docs/guarantees.md.
+Each error ends in one named place: the table "Where an error ends" in docs/guarantees.md.
 """
 
 from __future__ import annotations
@@ -61,6 +63,14 @@ class SettingsError(MindstreamError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class NotRunningError(MindstreamError):
+    """Raised when what a command speaks to is embedded, and nothing has started it."""
+
+
+class UnreachableError(MindstreamError):
+    """Raised when Kafka or Redis does not answer, or refuses; names it, without a password."""
 
 
 class NoReleaseError(MindstreamError):

@@ -147,7 +147,7 @@ def wait_until_ready(
             if role != "learn" or redis.exists(learn_fence(settings)):
                 del missing[role]
         waiting(f"waiting for {', '.join(missing)} to start")
-        failing = [state.name for state in supervisor.state() if state.restarts >= 2]
+        failing = [state.name for state in supervisor.state() if state.restarts >= 2 or state.final]
         if failing or clock_s() > deadline_s:
             who = failing or list(missing)
             raise MindstreamError(

@@ -116,18 +116,39 @@ def test_a_killed_role_is_said_with_its_last_words_and_started_again(stage: Stag
 
 
 def test_a_role_that_dies_at_once_is_retried_ever_more_slowly_up_to_a_bound(stage: Stage) -> None:
-    supervisor = stage.supervise({"serve": "raise SystemExit(3)"})
+    supervisor = stage.supervise({"serve": "raise SystemExit(5)"})
     waits: list[float] = []
     for _ in range(9):
         poll_until(supervisor, lambda: len(stage.said) > len(waits))
         waits.append(float(stage.said[-1].split()[-2]))
-        assert stage.said[-1].startswith("serve ended (exit status 3)")
+        assert stage.said[-1].startswith("serve ended (exit status 5)")
         stage.clock.now_s += waits[-1] - 0.001
         supervisor.poll()
         assert is_down(supervisor)
         stage.clock.now_s += 0.001
         supervisor.poll()
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, LAST_WAIT_S, LAST_WAIT_S, LAST_WAIT_S]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(2, "its settings are wrong"), (3, "another one has taken its place")],
+)
+def test_a_role_that_ends_for_good_is_said_with_its_last_words_and_stays_down(
+    stage: Stage, status: int, said: str
+) -> None:
+    supervisor = stage.supervise({"learn": f"print('why'); raise SystemExit({status})"})
+    poll_until(supervisor, lambda: bool(stage.said))
+    assert stage.said[0].startswith(f"learn ended (exit status {status}): {said}")
+    assert stage.said[0].endswith("it is not started again")
+    assert stage.said[1:] == ["  learn: why"]
+    stage.clock.now_s += 1_000.0
+    supervisor.poll()
+    (state,) = supervisor.state()
+    assert (state.alive, state.restarts, state.final) == (False, 0, True)
+    supervisor.start()  # but whoever asks for it gets it
+    assert supervisor.state()[0].alive
+    assert not supervisor.state()[0].final
 
 
 def test_a_minute_alive_makes_the_next_restart_quick_again(stage: Stage) -> None:
