@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mindstream import __version__
+from mindstream.exits import WRONG, status_of
+from mindstream.problems import MASK
 from mindstream.settings import Settings, commented_file, flatten, load_settings
 from schemas.errors import MindstreamError, SettingsError
 
@@ -56,18 +58,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line and exit status 2, never a traceback."""
+    """Run the command line; an error of ours is a line and an exit status, never a traceback."""
     try:
         app()
     except SettingsError as error:
         err.print("[bold red]These settings are wrong:[/]")
         for problem in error.problems:
-            err.print(f"  {problem}", markup=False)
-        err.print("`mindstream config show` lists every setting with its rule.", markup=False)
-        sys.exit(2)
+            err.print(f"  {problem}", markup=False, soft_wrap=True)
+        err.print("`mindstream config init` writes down every setting with its rule.", markup=False)
+        sys.exit(WRONG)
     except MindstreamError as error:
-        err.print(f"error: {error}", markup=False, style="red")
-        sys.exit(2)
+        err.print(f"error: {error}", markup=False, style="red", soft_wrap=True)
+        sys.exit(status_of(error))
 
 
 def settings_of(
@@ -84,7 +86,8 @@ def settings_of(
         if not equals or not name:
             raise SettingsError([f"--set {flag!r}: must be NAME=VALUE, such as learn.seed=7"])
         overrides[name.strip()] = value
-    return load_settings(config, {**overrides, **(extra or {})})
+    given = {name: value for name, value in (extra or {}).items() if value is not None}
+    return load_settings(config, {**overrides, **given})
 
 
 def _version(value: bool) -> None:
@@ -124,7 +127,9 @@ def demo(  # noqa: PLR0913  # a command has as many parameters as flags
     backbone: Annotated[
         str | None, typer.Option(help="Another encoder: a folder or a Hugging Face name.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random in the stream.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything random; learn.seed in the settings.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Interactions a second, at most.")] = None,
     duration: Annotated[
         float | None, typer.Option(help="Length of the simulated stream, seconds.")
@@ -143,6 +148,11 @@ def demo(  # noqa: PLR0913  # a command has as many parameters as flags
     """  # noqa: DOC501
     from mindstream.demo.run import DemoOptions, run_demo
 
+    settings = settings_of(
+        config,
+        set_,
+        {"learn.strategy": strategy, "learn.seed": seed, "model.backbone": backbone},
+    )
     options = DemoOptions(
         data=data,
         text_column=text_column,
@@ -150,15 +160,13 @@ def demo(  # noqa: PLR0913  # a command has as many parameters as flags
         order=order,
         drop_labels=tuple(drop_label or ()),
         limit=limit,
-        strategy=strategy,
-        seed=seed,
+        seed=settings.learn.seed,
         rate=rate,
         duration_s=duration,
-        backbone=backbone,
         json=json_,
         plain=plain,
     )
-    raise typer.Exit(run_demo(options, settings_of(config, set_)))
+    raise typer.Exit(run_demo(options, settings))
 
 
 @app.command()
@@ -266,9 +274,9 @@ def config_show(config: ConfigFile = None, set_: SetFlags = None, as_json: Json 
     """Show every setting as it is now, secrets masked."""
     settings = settings_of(config, set_)
     values = flatten(settings.model_dump(mode="json"))
-    for secret in ("kafka.password", "redis.url"):
-        if values.get(secret) not in ("", "embedded"):
-            values[secret] = "***"
+    for name in ("kafka.password", "redis.url", "store.url"):
+        if values[name] not in ("", "embedded") and (name != "store.url" or "@" in values[name]):
+            values[name] = MASK
     if as_json:
         out.print_json(json.dumps(values))
         return
@@ -293,7 +301,10 @@ def releases_list(
 
 @releases_app.command("show")
 def releases_show(
-    task: str, version: str, config: ConfigFile = None, set_: SetFlags = None
+    task: Annotated[str, typer.Argument(help="A task of this deployment.")],
+    version: Annotated[str, typer.Argument(help="As `releases list` shows it.")],
+    config: ConfigFile = None,
+    set_: SetFlags = None,
 ) -> None:
     """Print the manifest of one release."""
     from mindstream.operations import show_release
@@ -303,7 +314,7 @@ def releases_show(
 
 @releases_app.command("rollback")
 def releases_rollback(
-    task: str,
+    task: Annotated[str, typer.Argument(help="A task of this deployment.")],
     version: Annotated[str, typer.Argument(help="The release that shall serve again.")],
     config: ConfigFile = None,
     set_: SetFlags = None,
@@ -352,7 +363,10 @@ def send_feedback(
 
 @app.command()
 def status(config: ConfigFile = None, set_: SetFlags = None, as_json: Json = False) -> None:
-    """Show what runs, what came in and what became of it, what serves and how well."""  # noqa: DOC501
-    from mindstream.operations import show_status
+    """Show what runs, what came in and what became of it, what serves and how well.
+
+    Exit status 1 when a role or Redis does not answer; what does is shown all the same.
+    """  # noqa: DOC501
+    from mindstream.status import show_status
 
     raise typer.Exit(show_status(settings_of(config, set_), as_json=as_json, out=out))

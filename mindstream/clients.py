@@ -5,11 +5,15 @@ Owns addresses, credentials and patience; must not know roles.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mindstream.sections import EMBEDDED
 from mindstream.settings import Settings
-from schemas.errors import SettingsError
+from schemas.errors import NotRunningError, SettingsError, UnreachableError
 from streams.topics import TABLE, Topics
 
 if TYPE_CHECKING:
@@ -20,18 +24,70 @@ if TYPE_CHECKING:
     from learners.replay import ReplayMemory
 
 
+TOPICS_PATIENCE_S = 3.0  # a topic just made is not yet known to every broker
+
+
+@contextmanager
+def reaching_kafka(settings: Settings) -> Iterator[None]:
+    """Put what Kafka's clients raise in a block into words.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UnreachableError: the cluster does not answer, or refuses.
+    """
+    from kafka.errors import KafkaError, NoBrokersAvailable
+
+    try:
+        yield
+    except KafkaError as error:
+        where = f"Kafka at {settings.kafka.servers}"
+        if isinstance(error, NoBrokersAvailable):
+            raise UnreachableError(
+                f"{where} does not answer: is it running, and does kafka.servers name it? "
+                "(kafka.security must be what its listener speaks)"
+            ) from error
+        raise UnreachableError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def reaching_redis(settings: Settings) -> Iterator[None]:
+    """Put what a Redis that is away raises in a block into words.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UnreachableError: the server does not answer, or refuses the password.
+    """
+    import redis
+
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise UnreachableError(
+            f"Redis at {redis_address(settings)} does not answer: is it running, and does "
+            f"redis.url name it? ({error})"
+        ) from error
+
+
+def redis_address(settings: Settings) -> str:
+    """Give the address of Redis for people: without user and password."""
+    parts = urlsplit(settings.redis.url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def servers(settings: Settings) -> list[str]:
     """List the brokers.
 
     Raises:
-        SettingsError: the settings say `embedded` and nothing has started one.
+        NotRunningError: the settings say `embedded` and nothing has started one.
     """
     if settings.kafka.servers == EMBEDDED:
-        raise SettingsError(
-            [
-                "kafka.servers = 'embedded': this command needs a running cluster; start "
-                "`mindstream up` in this folder, or give MINDSTREAM_KAFKA__SERVERS=host:port"
-            ]
+        raise NotRunningError(
+            "no Kafka is running here: start `mindstream up` in this folder, or name a cluster "
+            "with MINDSTREAM_KAFKA__SERVERS=host:port"
         )
     return [server.strip() for server in settings.kafka.servers.split(",")]
 
@@ -72,29 +128,31 @@ def make_admin(settings: Settings) -> KafkaAdminClient:
     return KafkaAdminClient(**kafka_arguments(settings))
 
 
-def make_redis(settings: Settings) -> redis.Redis:
+def make_redis(settings: Settings, *, retries: int = 5) -> redis.Redis:
     """Build a Redis client that waits for a server that is away.
 
+    Args:
+        settings: of the deployment.
+        retries: how often, with back-off, before it says so.
+
     Raises:
-        SettingsError: the settings say `embedded` and nothing has started one.
+        NotRunningError: the settings say `embedded` and nothing has started one.
     """
     import redis
     from redis.backoff import ExponentialBackoff
     from redis.retry import Retry
 
     if settings.redis.url == EMBEDDED:
-        raise SettingsError(
-            [
-                "redis.url = 'embedded': this command needs a running server; start "
-                "`mindstream up` in this folder, or give MINDSTREAM_REDIS__URL=redis://host:port"
-            ]
+        raise NotRunningError(
+            "no Redis is running here: start `mindstream up` in this folder, or name a server "
+            "with MINDSTREAM_REDIS__URL=redis://host:port"
         )
     return redis.Redis.from_url(
         settings.redis.url,
         socket_timeout=30,
         socket_connect_timeout=10,
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=2.0, base=0.05), retries=5),
+        retry=Retry(ExponentialBackoff(cap=2.0, base=0.05), retries=retries),
         retry_on_error=[redis.ConnectionError, redis.TimeoutError],
     )
 
@@ -133,28 +191,72 @@ def make_topics(settings: Settings) -> list[str]:
 
     Returns:
         Names of the topics that were created.
+
+    Raises:
+        NotRunningError: the settings name no cluster.
     """
     from kafka.admin import NewTopic
 
-    topics = Topics(settings.kafka.prefix)
-    admin = make_admin(settings)
-    try:
-        there = set(admin.list_topics())
-        missing = [row for row in TABLE if topics.full(row.name) not in there]
-        admin.create_topics(
-            [
-                NewTopic(
-                    name=topics.full(row.name),
-                    num_partitions=settings.kafka.partitions,
-                    replication_factor=settings.kafka.replication,
-                    topic_configs=_topic_config(row.name, row.cleanup),
-                )
-                for row in missing
-            ]
+    if settings.kafka.servers == EMBEDDED:
+        raise NotRunningError(
+            "kafka.servers names no cluster: `mindstream up` and `mindstream demo` make the topics "
+            "of their embedded one themselves; give MINDSTREAM_KAFKA__SERVERS=host:port"
         )
-        return [topics.full(row.name) for row in missing]
-    finally:
-        admin.close()
+    topics = Topics(settings.kafka.prefix)
+    with reaching_kafka(settings):
+        admin = make_admin(settings)
+        try:
+            there = set(admin.list_topics())
+            missing = [row for row in TABLE if topics.full(row.name) not in there]
+            admin.create_topics(
+                [
+                    NewTopic(
+                        name=topics.full(row.name),
+                        num_partitions=settings.kafka.partitions,
+                        replication_factor=settings.kafka.replication,
+                        topic_configs=_topic_config(row.name, row.cleanup),
+                    )
+                    for row in missing
+                ]
+            )
+            return [topics.full(row.name) for row in missing]
+        finally:
+            admin.close()
+
+
+def require_topics(settings: Settings, names: Collection[str]) -> None:
+    """Make sure that topics are there.
+
+    Args:
+        settings: of the deployment.
+        names: without the prefix.
+
+    Raises:
+        SettingsError: one is not.
+    """
+    topics = Topics(settings.kafka.prefix)
+    deadline_s = time.monotonic() + TOPICS_PATIENCE_S
+    from kafka import KafkaConsumer
+
+    with reaching_kafka(settings):
+        client = KafkaConsumer(**kafka_arguments(settings))  # needs fewer rights than an admin
+        try:
+            while True:
+                there = client.topics()
+                missing = [full for full in map(topics.full, sorted(names)) if full not in there]
+                if not missing:
+                    return
+                if time.monotonic() > deadline_s:
+                    break
+                time.sleep(0.5)
+        finally:
+            client.close()
+    raise SettingsError(
+        [
+            f"topic {name} is not on {settings.kafka.servers}: `mindstream topics create` makes it"
+            for name in missing
+        ]
+    )
 
 
 def _topic_config(name: str, cleanup: str) -> dict[str, str]:

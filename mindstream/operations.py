@@ -1,15 +1,12 @@
-"""What an operator does to a running deployment: send, look, roll back.
+"""What an operator does to a running deployment: send, list releases, roll back.
 
 Owns those commands' work and words; must not know how roles are run.
 """
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -21,29 +18,16 @@ from rich.table import Column, Table
 
 from learners.registry import Registry
 from learners.tasks import task_kind
-from mindstream.clients import kafka_arguments, make_join, make_producer, make_redis
-from mindstream.sections import EMBEDDED
+from mindstream.clients import kafka_arguments, make_producer, reaching_kafka, require_topics
 from mindstream.settings import Settings
-from mindstream.up import running_overrides
+from mindstream.up import reach
 from schemas import Feedback, Interaction, ModelRelease, Prediction, codec
-from schemas.errors import NoReleaseError, SettingsError
+from schemas.errors import LabelError, SettingsError
 from schemas.fields import Label
 from streams.producing import outgoing
 from streams.topics import Topics
 
-PAGE_TIMEOUT_S = 2.0
-
-
-def reach(settings: Settings) -> Settings:
-    """Point `embedded` at what a running `mindstream up` of the same data_dir has started."""
-    running = running_overrides(settings)
-    if settings.kafka.servers == EMBEDDED and "kafka.servers" in running:
-        kafka = settings.kafka.model_copy(update={"servers": running["kafka.servers"]})
-        settings = settings.model_copy(update={"kafka": kafka, "embedded_kafka": True})
-    if settings.redis.url == EMBEDDED and "redis.url" in running:
-        redis = settings.redis.model_copy(update={"url": running["redis.url"]})
-        settings = settings.model_copy(update={"redis": redis})
-    return settings
+SEND_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +56,29 @@ def send_interactions(
         wait_s: how long to wait for the predictions, seconds; 0: not at all.
         out: where to print.
     """
+    messages = [_interaction(settings, one) for one in new]  # all are checked before one is sent
     settings = reach(settings)
     topics = Topics(settings.kafka.prefix)
-    messages = [_interaction(settings, one) for one in new]
-    consumer = _tail(settings, topics.predictions) if wait_s > 0 else None
-    producer = make_producer(settings)
-    for message in messages:
-        _send(producer, topics.interactions, message.user, message)
-        out.print(f"sent {message.id}", style="dim")
-    producer.close()
-    if consumer is None:
-        return
+    if not settings.embedded_kafka:
+        require_topics(settings, ["interactions", "predictions"])
+    with reaching_kafka(settings):
+        consumer = _tail(settings, topics.predictions) if wait_s > 0 else None
+        producer = make_producer(settings)
+        for message in messages:
+            _send(producer, topics.interactions, message.user, message)
+            out.print(f"sent {message.id}", style="dim")
+        producer.close()
+        if consumer is not None:
+            _print_predictions(consumer, messages, wait_s=wait_s, out=out)
+
+
+def _print_predictions(
+    consumer: Any,  # noqa: ANN401
+    messages: Sequence[Interaction],
+    *,
+    wait_s: float,
+    out: Console,
+) -> None:
     waiting = {message.id: message for message in messages}
     end_s = monotonic() + wait_s
     while waiting and monotonic() < end_s:
@@ -103,7 +99,7 @@ def _interaction(settings: Settings, new: NewInteraction) -> Interaction:
     task = new.task or next(iter(settings.tasks))
     if task not in settings.tasks:
         raise SettingsError([f"task {task!r}: must be one of {', '.join(settings.tasks)}"])
-    return Interaction(
+    message = Interaction(
         id=str(uuid.uuid4()),
         user=new.user,
         task=task,
@@ -111,10 +107,22 @@ def _interaction(settings: Settings, new: NewInteraction) -> Interaction:
         text=new.text,
         label=_label(settings, task, new.labels) if new.labels else None,
     )
+    task_kind(settings.tasks[task].kind).input_text(message.text, message.features)
+    return codec.decode(Interaction, codec.encode(message))  # as every reader will
 
 
 def _label(settings: Settings, task: str, labels: Sequence[str]) -> Label:
+    """Read the truth of one task.
+
+    Raises:
+        LabelError: it is none that the task can learn from.
+    """
     kind = task_kind(settings.tasks[task].kind)
+    if kind.name == "classify" and len(labels) > 1:
+        raise LabelError(
+            f"label: {', '.join(labels)} are {len(labels)}, and task {task!r} ({kind.name}) has "
+            "one label an interaction"
+        )
     return kind.check_label(labels[0] if kind.name == "classify" else tuple(labels))
 
 
@@ -144,25 +152,38 @@ def send_label(
         labels: the truth; several for multilabel.
         correction: replaces the label that was given before.
         out: where to print.
+
+    Raises:
+        LabelError: no task of this deployment can learn from it.
     """
-    settings = reach(settings)
     kinds = {task.kind for task in settings.tasks.values()}
+    if kinds == {"classify"} and len(labels) > 1:
+        raise LabelError(f"label: {len(labels)} are given, and every task here has one label")
     several = len(labels) > 1 or kinds == {"multilabel"}
-    message = Feedback(
+    value: Label = tuple(labels) if several else labels[0]
+    task_kind("multilabel" if several else "classify").check_label(value)
+    written = Feedback(
         interaction=interaction,
         kind="correction" if correction else "label",
         time=datetime.now(UTC),
-        value=tuple(labels) if several else labels[0],
+        value=value,
     )
-    producer = make_producer(settings)
-    _send(producer, Topics(settings.kafka.prefix).feedback, interaction, message)
-    producer.close()
+    message = codec.decode(Feedback, codec.encode(written))  # as every reader will
+    settings = reach(settings)
+    if not settings.embedded_kafka:
+        require_topics(settings, ["feedback"])
+    with reaching_kafka(settings):
+        producer = make_producer(settings)
+        _send(producer, Topics(settings.kafka.prefix).feedback, interaction, message)
+        producer.close()
     out.print(f"sent {message.kind} for {interaction}")
 
 
 def _send(producer: Any, topic: str, key: str, message: codec.Contract) -> None:  # noqa: ANN401
     sent = outgoing(topic, key, message)
-    producer.send(sent.topic, key=sent.key, value=sent.value, headers=list(sent.headers)).get(30)
+    producer.send(sent.topic, key=sent.key, value=sent.value, headers=list(sent.headers)).get(
+        timeout=SEND_TIMEOUT_S
+    )
 
 
 def _tail(settings: Settings, topic: str) -> Any:  # noqa: ANN401
@@ -212,82 +233,13 @@ def show_release(settings: Settings, task: str, version: str, *, out: Console) -
 def roll_back(settings: Settings, task: str, version: str, *, out: Console) -> None:
     """Make an earlier release serve again."""
     settings = reach(settings)
+    if not settings.embedded_kafka:
+        require_topics(settings, ["models"])  # before the store says what nobody is told
     release: ModelRelease = Registry(settings.store_url).rollback(
         task, version, time=datetime.now(UTC)
     )
-    producer = make_producer(settings)
-    _send(producer, Topics(settings.kafka.prefix).models, task, release)
-    producer.close()
+    with reaching_kafka(settings):
+        producer = make_producer(settings)
+        _send(producer, Topics(settings.kafka.prefix).models, task, release)
+        producer.close()
     out.print(f"{task}: {release.version} is {version} again; servers swap it in now")
-
-
-def show_status(settings: Settings, *, as_json: bool, out: Console) -> int:
-    """Show roles, counters and releases.
-
-    Args:
-        settings: of the deployment.
-        as_json: one JSON object instead of tables.
-        out: where to print.
-
-    Returns:
-        Exit status: 1 when a role does not answer.
-    """
-    settings = reach(settings)
-    ports = {
-        "ingest": settings.ingest.port,
-        "learn": settings.learn.port,
-        "serve": settings.serve.port,
-        "watch": settings.watch.port,
-    }
-    host = "127.0.0.1" if settings.web.host == "0.0.0.0" else settings.web.host
-    roles = {role: _answers(f"http://{host}:{port}/metrics") for role, port in ports.items()}
-    counters = make_join(settings, make_redis(settings)).counters()
-    releases = _newest(settings)
-    if as_json:
-        out.print_json(json.dumps({"roles": roles, "counters": counters, "releases": releases}))
-    else:
-        _print_status(roles, ports, counters, releases, out)
-    return 0 if all(roles.values()) else 1
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=PAGE_TIMEOUT_S) as answer:
-            return int(answer.status) == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _newest(settings: Settings) -> dict[str, str]:
-    registry = Registry(settings.store_url)
-    newest = {}
-    for task in settings.tasks:
-        try:
-            release = registry.latest(task)
-        except NoReleaseError:
-            newest[task] = "nothing released yet"
-        else:
-            newest[task] = f"{release.version}, {release.learned:,} learned"
-    return newest
-
-
-def _print_status(
-    roles: Mapping[str, bool],
-    ports: Mapping[str, int],
-    counters: Mapping[str, Mapping[str, int]],
-    releases: Mapping[str, str],
-    out: Console,
-) -> None:
-    table = Table("role", "port", "answers", title="roles", title_justify="left")
-    for role, up in roles.items():
-        table.add_row(role, str(ports[role]), "[green]yes[/]" if up else "[red]no[/]")
-    out.print(table)
-    names = ("interactions", "joined", "waiting", "expired", "refused", "dead", "repeated")
-    table = Table("task", *names, title="interactions", title_justify="left")
-    for task, counts in counters.items():
-        table.add_row(task, *(f"{counts[name]:,}" for name in names))
-    out.print(table)
-    table = Table("task", "newest release", title="releases", title_justify="left")
-    for task, newest in releases.items():
-        table.add_row(task, newest)
-    out.print(table)

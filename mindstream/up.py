@@ -6,6 +6,7 @@ stop; must not know what the roles do.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -19,12 +20,15 @@ from types import FrameType
 
 from rich.console import Console
 
+from mindstream.clients import require_topics
 from mindstream.embedded.kafka import LIMITS, EmbeddedKafka
 from mindstream.embedded.redis import EmbeddedRedis
+from mindstream.exits import WRONG
 from mindstream.sections import EMBEDDED
 from mindstream.settings import Settings, role_environment
 from mindstream.supervisor import RoleProcess, Supervisor
-from mindstream.wiring import ROLES, state_file
+from mindstream.wiring import ROLES, check_ports, state_file
+from schemas.errors import SettingsError
 from streams.topics import TABLE, Topics
 
 # Stopped in this order: first who takes events in, last who needs the others' results.
@@ -102,7 +106,8 @@ def run_up(settings: Settings) -> int:
         settings: of the deployment.
 
     Returns:
-        Exit status: 0 after an ordered stop.
+        Exit status: 0 after an ordered stop; 2 when no role can go on. Wrong settings raise
+        `SettingsError` before anything is started.
     """
     console = Console(stderr=True, highlight=False)
     stopping = False
@@ -111,29 +116,60 @@ def run_up(settings: Settings) -> int:
         nonlocal stopping
         stopping = True
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     say = console.print
-    with services(settings, say) as running:
-        supervisor = Supervisor(role_processes(settings, running.overrides, log_dir=None), say=say)
-        _write_state(settings, running)
-        try:
-            supervisor.start()
-            say(f"roles {', '.join(ROLES)} are starting; Ctrl-C stops them in order")
-            say(
-                f"pages: http://{settings.web.host}:{settings.serve.port}/releases and /metrics; "
-                f"look in with `mindstream status`"
-            )
-            while not stopping:
-                supervisor.poll()
-                time.sleep(0.2)
-            say("stopping")
-        finally:
-            supervisor.stop(timeout_s=8.0)
-            state_file(settings).unlink(missing_ok=True)
+    status = 0
+    with only_one(settings):
+        check_ports(settings, ROLES)
+        if settings.kafka.servers != EMBEDDED:
+            require_topics(settings, [row.name for row in TABLE])
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        with services(settings, say) as running:
+            roles = role_processes(settings, running.overrides, log_dir=None)
+            supervisor = Supervisor(roles, say=say)
+            _write_state(settings, running)
+            try:
+                supervisor.start()
+                say(f"roles {', '.join(ROLES)} are starting; Ctrl-C stops them in order")
+                say(
+                    f"pages: http://{settings.web.host}:{settings.serve.port}/releases and "
+                    f"/metrics; look in with `mindstream status`"
+                )
+                while not stopping and status == 0:
+                    supervisor.poll()
+                    if all(state.final for state in supervisor.state()):
+                        status = WRONG
+                    time.sleep(0.2)
+                say("stopping")
+            finally:
+                supervisor.stop(timeout_s=8.0)
+                state_file(settings).unlink(missing_ok=True)
     say("stopped")
-    return 0
+    return status
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold the data_dir for this `mindstream up`: a second one would take the first one's state.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        SettingsError: another one holds it.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.data_dir / "up.lock").open("a") as lock:  # let go of when this process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingsError(
+                [
+                    f"data_dir = {str(settings.data_dir)!r}: another `mindstream up` runs in it; "
+                    "stop that one, or give this one a data_dir and ports of its own"
+                ]
+            ) from error
+        yield
 
 
 def _write_state(settings: Settings, running: Services) -> None:
@@ -154,3 +190,15 @@ def running_overrides(settings: Settings) -> dict[str, str]:
         return {}
     overrides: dict[str, str] = state["overrides"]
     return overrides
+
+
+def reach(settings: Settings) -> Settings:
+    """Point `embedded` at what a running `mindstream up` of the same data_dir has started."""
+    running = running_overrides(settings)
+    if settings.kafka.servers == EMBEDDED and "kafka.servers" in running:
+        kafka = settings.kafka.model_copy(update={"servers": running["kafka.servers"]})
+        settings = settings.model_copy(update={"kafka": kafka, "embedded_kafka": True})
+    if settings.redis.url == EMBEDDED and "redis.url" in running:
+        redis = settings.redis.model_copy(update={"url": running["redis.url"]})
+        settings = settings.model_copy(update={"redis": redis})
+    return settings

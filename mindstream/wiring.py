@@ -11,9 +11,10 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -24,19 +25,22 @@ from mindstream.clients import (
     make_memory,
     make_producer,
     make_redis,
+    reaching_kafka,
+    reaching_redis,
+    require_topics,
     servers,
 )
+from mindstream.exits import FAILED
 from mindstream.settings import Settings
-from schemas.errors import SettingsError
+from schemas.errors import FencedError, MindstreamError, NotRunningError, SettingsError
 from streams.decoding import Limits
 from streams.topics import Topics
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("mindstream")
 
 ROLES = ("ingest", "learn", "serve", "watch")
+
+PORT_PATIENCE_S = 3.0  # whoever had the port may just be going
 
 
 def configure_logging(settings: Settings) -> None:
@@ -86,28 +90,76 @@ def run_role(settings: Settings, role: str) -> None:
     Args:
         settings: of the deployment.
         role: one of `ROLES`.
-    """
-    configure_logging(settings)
-    _check_port(settings, role)
-    runners = {"ingest": _run_ingest, "learn": _run_learn, "serve": _run_serve, "watch": _run_watch}
-    runners[role](settings)
-
-
-def _check_port(settings: Settings, role: str) -> None:
-    """Fail at once, and in words, when another process has the port of a role's pages.
 
     Raises:
-        SettingsError: the port is taken.
+        SystemExit: it ended; what another start may mend is said here, with status 1.
+        SettingsError: its settings are wrong.
+        NotRunningError: they name no cluster, and none was started.
+        FencedError: another learner has taken over.
     """
-    port = int(getattr(settings, role).port)
+    configure_logging(settings)
+    runners = {"ingest": _run_ingest, "learn": _run_learn, "serve": _run_serve, "watch": _run_watch}
+    try:
+        check_ports(settings, [role], patience_s=PORT_PATIENCE_S)
+        if not settings.embedded_kafka:
+            require_topics(settings, topics_of(role))
+        with reaching_redis(settings), reaching_kafka(settings):
+            runners[role](settings)
+    except (SettingsError, NotRunningError, FencedError):
+        raise
+    except MindstreamError as error:
+        log.error("%s: %s", role, error)  # noqa: TRY400  # the words are enough; DEBUG shows more
+        log.debug("it came from here", exc_info=True)
+        raise SystemExit(FAILED) from error
+
+
+def topics_of(role: str) -> set[str]:
+    """Name the topics that a role reads or writes, without the prefix."""
+    from streams.asyncapi import ROLES as TABLE
+
+    return {
+        name for one, _, receives, sends in TABLE if one == role for name in (*receives, *sends)
+    }
+
+
+def check_ports(settings: Settings, roles: Sequence[str], *, patience_s: float = 0.0) -> None:
+    """Fail at once, and in words, when the port of a role's pages is taken.
+
+    Args:
+        settings: of the deployment.
+        roles: whose ports.
+        patience_s: how long to wait for a port that is taken, seconds.
+
+    Raises:
+        SettingsError: a port is taken, or two roles have the same.
+    """
+    problems: list[str] = []
+    owners: dict[int, str] = {}
+    deadline_s = time.monotonic() + patience_s
+    for role in roles:
+        port = int(getattr(settings, role).port)
+        other = owners.setdefault(port, role) if port else role
+        if other != role:
+            problems.append(f"{role}.port = {port}: is that of {other} too")
+            continue
+        while (reason := _cannot_bind(settings.web.host, port)) and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        if reason:
+            problems.append(
+                f"{role}.port = {port}: cannot be used on {settings.web.host} ({reason})"
+            )
+    if problems:
+        raise SettingsError(problems)
+
+
+def _cannot_bind(host: str, port: int) -> str | None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.web.host, port))
+            probe.bind((host, port))
         except OSError as error:
-            raise SettingsError(
-                [f"{role}.port = {port}: cannot be used on {settings.web.host} ({error.strerror})"]
-            ) from error
+            return error.strerror or str(error)
+    return None
 
 
 def _run_ingest(settings: Settings) -> None:

@@ -61,11 +61,10 @@ class DemoOptions:
         data: a file of labelled texts; None for the simulated support desk.
         order: file, shuffled, class-incremental or time.
         drop_labels: rows with one of these labels are left out.
+        seed: of the stream.
         limit: interactions that are streamed, at most.
-        strategy: None for that of the settings.
         rate: interactions a second, at most; None: 46 simulated, 150 from a file.
         duration_s: length of the simulated stream, seconds; None: 75.
-        backbone: None for that of the settings.
         json: the last line of stdout is one JSON object.
         plain: lines instead of the live view.
     """
@@ -76,11 +75,9 @@ class DemoOptions:
     order: str = "file"
     drop_labels: tuple[str, ...] = ()
     limit: int | None = None
-    strategy: str | None = None
     seed: int = 0
     rate: float | None = None
     duration_s: float | None = None
-    backbone: str | None = None
     json: bool = False
     plain: bool = False
 
@@ -127,7 +124,7 @@ def run_demo(options: DemoOptions, settings: Settings) -> int:
 
     Args:
         options: of the command.
-        settings: of the user; embedded services where they name no others.
+        settings: of the user, the flags among them; embedded services where they name no others.
 
     Returns:
         Exit status: 0 when every event is accounted for once, else 1; 130 after Ctrl-C. Wrong
@@ -139,11 +136,7 @@ def run_demo(options: DemoOptions, settings: Settings) -> int:
         settings,
         plan,
         folder=folder,
-        changes={
-            "learn.strategy": options.strategy,
-            "learn.seed": options.seed,
-            "model.backbone": _resolved(options.backbone),
-        },
+        changes={"model.backbone": _resolved(settings.model.backbone)},
     )
     live = sys.stdout.isatty() and not options.json and not options.plain
     try:
@@ -163,9 +156,9 @@ def run_demo(options: DemoOptions, settings: Settings) -> int:
     return 0 if summary.holds else 1
 
 
-def _resolved(backbone: str | None) -> str | None:
+def _resolved(backbone: str) -> str:
     """Make a folder's name absolute: roles may run elsewhere."""
-    if backbone is not None and Path(backbone).is_dir():
+    if Path(backbone).is_dir():
         return str(Path(backbone).resolve())
     return backbone
 

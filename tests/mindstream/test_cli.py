@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mindstream import __version__
-from mindstream.cli import app
+from mindstream.cli import app, settings_of
 from mindstream.settings import commented_file
 
 runner = CliRunner()
@@ -83,26 +84,91 @@ def test_topics_are_listed_without_a_cluster() -> None:
     assert "mindstream.dead-letters" in text
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["config", "check", "-s", "kafka.partitions=0"], "kafka.partitions = '0'"),
-        (["config", "check", "-s", "nonsense"], "must be NAME=VALUE"),
-        (["learn", "--strategy", "magic"], "two-speed"),
-        (["releases", "show", "intents", "000001-00000000"], "000001-00000000"),
-        (["demo", "--data", "absent.jsonl"], "absent.jsonl"),
-        (["status"], "mindstream up"),
-    ],
-)
-def test_what_is_wrong_is_said_in_words_and_exits_with_2(words: list[str], said: str) -> None:
-    done = subprocess.run(
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "mindstream", *words],
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200", "HOME": "/nowhere"},
+        cwd=folder,
+        env={
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "COLUMNS": "200",
+            "HOME": "/nowhere",
+            "PATH": os.defpath,
+        },
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 2, done.stderr
+
+
+NOBODY = "127.0.0.1:1"  # a port that nobody may listen on
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["config", "check", "-s", "kafka.partitions=0"], 2, "kafka.partitions = '0'"),
+        (["config", "check", "-s", "kafka.partitions=0"], 2, "`mindstream config init` writes"),
+        (["config", "check", "-s", "nonsense"], 2, "must be NAME=VALUE"),
+        (["config", "check", "-s", "learn=3", "-s", "learn.seed=1"], 2, "given as well"),
+        (["learn", "--strategy", "magic"], 2, "two-speed"),
+        (["releases", "show", "intents", "000001-00000000"], 2, "000001-00000000"),
+        (["releases", "list", "-s", "store.url=s3://bucket"], 2, "s3:// cannot be used here"),
+        (["releases", "list", "-s", "store.url=foo://x"], 2, "foo:// cannot be used here"),
+        (["demo", "--data", "absent.jsonl"], 2, "absent.jsonl"),
+        (["demo", "--strategy", "bogus"], 2, "learn.strategy = 'bogus'"),
+        (["demo", "--seed", "-1"], 2, "learn.seed = -1"),
+        (["demo", "--backbone", "./nowhere"], 2, "model.backbone = './nowhere'"),
+        (["status"], 2, "no Redis is running here: start `mindstream up`"),
+        (["send", "interaction", "hello"], 2, "no Kafka is running here: start `mindstream up`"),
+        (["topics", "create"], 2, "make the topics of their embedded one themselves"),
+        (["topics", "create", "-s", f"kafka.servers={NOBODY}"], 1, f"Kafka at {NOBODY} does not"),
+        (["send", "interaction", "hello", "-s", f"kafka.servers={NOBODY}"], 1, "does not answer"),
+        (["ingest", "-s", f"kafka.servers={NOBODY}"], 1, f"Kafka at {NOBODY} does not answer"),
+        (["up", "-s", f"kafka.servers={NOBODY}"], 1, f"Kafka at {NOBODY} does not answer"),
+        (["send", "interaction", ""], 2, "text: "),
+        (["send", "interaction", "hello", "--user", ""], 2, "user: "),
+        (["send", "interaction", "hello", "--label", "a", "--label", "b"], 2, "a, b are 2"),
+        (["send", "feedback", "1", "a", "b"], 2, "every task here has one label"),
+        (["send", "feedback", "", "a"], 2, "interaction: "),
+        (["send", "feedback", "1", " "], 2, "label: "),
+    ],
+)
+def test_what_is_wrong_is_said_in_words_with_an_exit_status(
+    words: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    done = run(words, tmp_path)
+    assert done.returncode == status, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_status_shows_roles_and_releases_while_redis_is_away_and_hides_its_password(
+    tmp_path: Path,
+) -> None:
+    flags = ["-s", f"redis.url=redis://:hidden@{NOBODY}/0"]
+    for number, role in enumerate(("ingest", "learn", "serve", "watch")):
+        flags += ["-s", f"{role}.port={2 + number}"]
+    done = run(["status", *flags], tmp_path)
+    assert done.returncode == 1
+    assert "nothing released yet" in done.stdout
+    assert "watch" in done.stdout
+    assert f"Redis at redis://{NOBODY}/0 does not answer" in done.stdout
+    assert "hidden" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    found = json.loads(run(["status", "--json", *flags], tmp_path).stdout)
+    assert found["counters"] is None
+    assert found["roles"] == {role: False for role in ("ingest", "learn", "serve", "watch")}
+
+
+def test_a_flag_of_its_own_that_is_not_given_leaves_what_set_says() -> None:
+    settings = settings_of(
+        None, ["learn.strategy=er", "learn.seed=7"], {"learn.strategy": None, "learn.seed": None}
+    )
+    assert (settings.learn.strategy, settings.learn.seed) == ("er", 7)
+
+
+def test_every_argument_has_help() -> None:
+    for command in ("releases show", "releases rollback"):
+        text = runner.invoke(app, [*command.split(), "--help"]).output
+        assert "A task of this deployment" in text

@@ -9,7 +9,7 @@ import pytest
 from mindstream.clients import make_redis, servers
 from mindstream.settings import load_settings
 from mindstream.wiring import run_role
-from schemas.errors import SettingsError
+from schemas.errors import NotRunningError, SettingsError
 
 
 def test_a_taken_port_is_said_before_anything_starts() -> None:
@@ -24,7 +24,7 @@ def test_a_taken_port_is_said_before_anything_starts() -> None:
 
 def test_embedded_services_that_nobody_started_are_said_with_what_to_do() -> None:
     settings = load_settings()
-    with pytest.raises(SettingsError, match="start `mindstream up` in this folder"):
+    with pytest.raises(NotRunningError, match="start `mindstream up` in this folder"):
         servers(settings)
-    with pytest.raises(SettingsError, match="MINDSTREAM_REDIS__URL"):
+    with pytest.raises(NotRunningError, match="MINDSTREAM_REDIS__URL"):
         make_redis(settings)

@@ -31,7 +31,9 @@ def test_wrong_options_are_said_before_anything_starts(options: DemoOptions, sai
 
 
 def test_a_demo_keeps_the_user_s_settings_but_for_names_and_places(tmp_path: Path) -> None:
-    settings = load_settings(overrides={"replay.held_out_share": "0.2", "store.url": "s3://mine"})
+    settings = load_settings(
+        overrides={"replay.held_out_share": "0.2", "store.url": "memory://mine"}
+    )
     plan = make_plan(DemoOptions(limit=10))
     mine = demo_settings(settings, plan, folder=tmp_path, changes={"learn.seed": 5})
     assert mine.replay.held_out_share == 0.2
