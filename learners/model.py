@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ from schemas.errors import EncoderError
 __all__ = ["DEFAULT_BACKBONE", "POOLING", "Encoder", "EncoderModule", "EngineChoice"]
 
 DEFAULT_BACKBONE = backbones.DEFAULT_BACKBONE
-POOLING = "mean-last-2"
+POOLING = "mean-last-3"
 BLOBS = ("encoder", "encoder_config", "tokenizer")
 
 # A micro-batch is bounded by both: rows keep a CPU's caches warm, tokens bound memory when texts
@@ -46,13 +47,18 @@ MAX_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 class EncoderModule(nn.Module):
     """A Hugging Face encoder with its pooling: packed tokens in, unit features out.
 
-    Features are the means over tokens of the last two hidden layers, concatenated and
-    L2-normalised.
+    Features are the means over tokens of the last hidden layers, each L2-normalised, concatenated
+    and normalised again.
+
+    Args:
+        backbone: the encoder.
+        layers: how many of its last hidden layers.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, *, layers: int) -> None:
         super().__init__()
         self.backbone = backbone
+        self.layers = layers
 
     def forward(self, packed: Tensor) -> Tensor:
         """Encode a batch.
@@ -61,15 +67,16 @@ class EncoderModule(nn.Module):
             packed: int64 [rows, 2, tokens] as `learners.batch.collate` makes it.
 
         Returns:
-            float32 [rows, 2 * hidden], every row of length 1.
+            float32 [rows, layers * hidden], every row of length 1.
         """
         ids, mask = packed[:, IDS], packed[:, MASK]  # [rows, tokens] each
         hidden = self.backbone(
             input_ids=ids, attention_mask=mask, output_hidden_states=True
-        ).hidden_states[-2:]  # two of [rows, tokens, hidden]
+        ).hidden_states[-self.layers :]  # each [rows, tokens, hidden]
         weights = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1)  # float32 [rows, 1, tokens]
         means = [(weights @ layer.float()).squeeze(1) for layer in hidden]  # [rows, hidden] each
-        return nn.functional.normalize(torch.cat(means, dim=1), dim=1)
+        unit = [nn.functional.normalize(mean, dim=1) for mean in means]
+        return nn.functional.normalize(torch.cat(unit, dim=1), dim=1)
 
 
 class Encoder:
@@ -80,6 +87,7 @@ class Encoder:
 
     Attributes:
         name: the name or folder it was loaded from.
+        pooling: `mean-last-N`.
         width: length of a feature row.
         max_tokens: texts are cut to this many tokens, special ones included.
         choice: what was measured at load.
@@ -95,6 +103,7 @@ class Encoder:
         max_tokens: int,
         device: str = "auto",
         precision: str = "auto",
+        pooling: str = POOLING,
     ) -> None:
         if precision not in ("auto", "fp32", "bf16"):
             raise EncoderError(f"precision {precision!r}: one of auto, fp32, bf16 was expected")
@@ -104,11 +113,13 @@ class Encoder:
             raise EncoderError(
                 f"max_tokens {max_tokens}: {name!r} takes 8 to {limit} tokens of a text"
             )
+        layers = pooled_layers(pooling, deepest=int(config.num_hidden_layers) + 1)
         self.name = name
         self.max_tokens = max_tokens
-        self.width = 2 * int(config.hidden_size)
+        self.pooling = pooling
+        self.width = layers * int(config.hidden_size)
         self.device = choose_device(device)
-        self.module = EncoderModule(backbone).to(self.device).eval()
+        self.module = EncoderModule(backbone, layers=layers).to(self.device).eval()
         self._tokenizer = tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
@@ -209,7 +220,7 @@ class Encoder:
         }
         config = {
             "model": backbones.portable_config(backbone.config),
-            "pooling": POOLING,
+            "pooling": self.pooling,
             "max_tokens": self.max_tokens,
         }
         return {
@@ -238,13 +249,12 @@ class Encoder:
             max_tokens: texts are cut to this many tokens.
             device: `auto` or a torch device.
             precision: `auto` (measured), `fp32` or `bf16`.
-            pooling: `mean-last-2`.
+            pooling: `mean-last-N`: of how many of the last hidden layers features are the means.
 
-        Raises:
-            EncoderError: no such folder or name, not an encoder, or a setting it cannot take.
+        Returns:
+            The encoder. An `EncoderError` says that there is no such folder or name, that it is not
+            an encoder, or that it cannot take a setting.
         """
-        if pooling != POOLING:
-            raise EncoderError(f"pooling {pooling!r}: only {POOLING!r} is known")
         folder = backbones.find(name_or_folder)
         return cls(
             backbones.load_model(folder),
@@ -253,6 +263,7 @@ class Encoder:
             max_tokens=max_tokens,
             device=device,
             precision=precision,
+            pooling=pooling,
         )
 
     @classmethod
@@ -275,8 +286,7 @@ class Encoder:
         try:
             config = json.loads(blobs["encoder_config"])
             weights = safetensors.torch.load(blobs["encoder"])
-            if config["pooling"] != POOLING:
-                raise EncoderError(f"pooling {config['pooling']!r}: only {POOLING!r} is known")
+            pooling = str(config["pooling"])
             backbone = backbones.rebuild_model(config["model"], weights)
             tokenizer = backbones.read_tokenizer(blobs["tokenizer"])
             max_tokens = int(config["max_tokens"])
@@ -289,6 +299,7 @@ class Encoder:
             max_tokens=max_tokens,
             device=device,
             precision=precision,
+            pooling=pooling,
         )
 
     def _stamp(self) -> int:
@@ -326,3 +337,17 @@ def _micro_batches(lengths: Sequence[int], *, kind: str) -> Iterator[list[int]]:
         batch.append(row)
     if batch:
         yield batch
+
+
+def pooled_layers(pooling: str, *, deepest: int) -> int:
+    """Read how many of the last hidden layers a pooling takes.
+
+    Raises:
+        EncoderError: the pooling is not known, or takes more layers than there are.
+    """
+    match = re.fullmatch(r"mean-last-([1-9]\d?)", pooling)
+    if match is None:
+        raise EncoderError(f"pooling {pooling!r}: mean-last-N was expected, N from 1")
+    if int(match[1]) > deepest:
+        raise EncoderError(f"pooling {pooling!r}: this encoder has {deepest} hidden layers")
+    return int(match[1])

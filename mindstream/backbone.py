@@ -25,6 +25,7 @@ def load_encoder(settings: Settings) -> Encoder:
         max_tokens=settings.model.max_tokens,
         device=settings.model.device,
         precision=settings.model.precision,
+        pooling=settings.model.pooling,
     )
     log.info("backbone %s: %s", encoder.name, encoder.choice)
     return encoder

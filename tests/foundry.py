@@ -71,11 +71,11 @@ class Foundry:
         return self.registry.rollback(task, version, START + timedelta(seconds=self.made))
 
     def head(self, kind: str, rows: Mapping[str, Label]) -> dict[str, bytes]:
-        from learners.heads.ridge import RidgeHead
+        from learners.heads.additive import AdditiveHead
         from learners.tasks import task_kind
 
         tasks = task_kind(kind)
-        head = RidgeHead(features=self.encoder.width, solver=tasks.head_solver, width=64)
+        head = AdditiveHead(features=self.encoder.width, solver=tasks.head_solver, width=64)
         touched = [tasks.label_texts(label) for label in rows.values()]
         head.add(
             self.encoder.encode(list(rows)),

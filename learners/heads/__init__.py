@@ -1,7 +1,13 @@
-"""Heads: features to scores, one kind a file.
+"""Heads: features to scores.
 
 ::
 
-    RidgeHead   sums ── solve ──► SolvedRidge  ──► blobs ──► load_served_head
-    LinearHead  gradients ──────► SolvedLinear ──► blobs ──► load_served_head
+    AdditiveSums  exact whole-number sums of rows ── merge, subtract, renew
+         │
+         ▼        balanced_ridge │ lda │ ridge │ nearest_mean      one solve a file
+    AdditiveHead  when to solve, which solve serves (choice), names, calibration (probes)
+         │
+         ▼
+    SolvedAdditive ──► blobs ──► load_served_head
+    LinearHead    gradients ──► SolvedLinear ──► blobs ──► load_served_head
 """

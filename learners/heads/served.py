@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 
 from learners.heads.base import ServedHead, unpack
 from learners.heads.linear import SolvedLinear
-from learners.heads.solved import SolvedRidge
+from learners.heads.solved import SolvedAdditive
 from schemas.errors import ReleaseError
 
 READERS: dict[str, Callable[[Mapping[str, bytes]], ServedHead]] = {
     "linear": SolvedLinear.from_blobs,
-    "ridge": SolvedRidge.from_blobs,
+    "additive": SolvedAdditive.from_blobs,
 }
 
 

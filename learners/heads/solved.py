@@ -1,4 +1,4 @@
-"""A solve of the additive head's sums: what scores, and what is served.
+"""A solve of the additive sums: what scores, and what is served.
 
 Owns scoring and the blobs of one solution; must not know sums or how a solution is found. Weights
 are rounded to half precision when a solution is made, so that what was gated is what is served, to
@@ -17,97 +17,167 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learners.heads.base import Arrays, Floats, Meta, pack, unpack
-from learners.heads.projection import Projection
+from learners.heads.calibration import Calibration
+from learners.heads.projection import CODE_STEP, Projection
 
-_ARRAYS = ("weights", "row_scales", "young", "young_means", "young_weights", "centre")
+_ARRAYS = (
+    "weights",
+    "row_scales",
+    "lead_weights",
+    "lead_scales",
+    "fresh",
+    "means",
+    "mean_weights",
+    "centre",
+)
 
 
 @dataclass(frozen=True)
-class SolvedRidge:
-    """Ridge scores, lifted by nearest means for young classes.
+class SolvedAdditive:
+    """Linear scores of phi, lifted by nearest means for labels with few rows.
 
-    score_c = (1 - w_c) ridge_c(x) + w_c cos(x - centre, mean_c - centre), w_c = 0 for grown
-    classes.
+    score_c = (1 - v_c) w_c' phi(x) + v_c cos(x - centre, mean_c - centre); v_c = 0 for ripe labels.
+
+    Weights of one solve know of each other, so two solves are never mixed in one row: a row that
+    the leading features take for a label that changed since the full solve is scored by them alone.
 
     Attributes:
         labels: label of every row.
-        scale: factor from scores to calibrated logits.
-        threshold: probability from which a label is said.
+        calibration: from scores to probabilities.
         projection: of the features.
-        weights: float16 [labels, width + 1], each row divided by its largest magnitude.
+        weights: float16 [labels, d], each row divided by its largest magnitude.
         row_scales: float32 [labels], those magnitudes.
-        young: int32 [young], rows of young classes.
-        young_means: float16 [young, features], their centred means, of length 1.
-        young_weights: float32 [young], w_c of each, 0 to 1.
-        centre: float32 [features], the mean of class means.
+        lead_weights: float16 [labels, lead], of the newer solve of the leading features; no rows
+            where it has nothing to add.
+        lead_scales: float32 [labels], its magnitudes; or none.
+        fresh: bool [labels], labels that changed since the full solve.
+        means: float16 [labels, features], centred means, of length 1 or 0.
+        mean_weights: float32 [labels], v_c of each, 0 to 1.
+        centre: float32 [features], the mean of the labels' means.
     """
 
     labels: tuple[str, ...]
-    scale: float
-    threshold: float
+    calibration: Calibration
     projection: Projection
     weights: NDArray[np.float16]
     row_scales: Floats
-    young: NDArray[np.int32]
-    young_means: NDArray[np.float16]
-    young_weights: Floats
+    lead_weights: NDArray[np.float16]
+    lead_scales: Floats
+    fresh: NDArray[np.bool_]
+    means: NDArray[np.float16]
+    mean_weights: Floats
     centre: Floats
+
+    @property
+    def scale(self) -> float:
+        """Factor from scores to calibrated logits."""
+        return self.calibration.scale
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a label of several is said."""
+        return self.calibration.threshold
 
     @cached_property
     def _matrix(self) -> Tensor:
-        """Float32 [width + 1, labels]."""
-        return torch.from_numpy(self.weights.astype(np.float32) * self.row_scales[:, None]).T
+        """Float32 [d, labels], on codes."""
+        return _columns(self.weights, self.row_scales)
+
+    @cached_property
+    def _lead_matrix(self) -> Tensor:
+        """Float32 [lead, labels], on codes."""
+        return _columns(self.lead_weights, self.lead_scales)
 
     @cached_property
     def _means(self) -> Floats:
-        return self.young_means.astype(np.float32)
+        return self.means.astype(np.float32)
 
     def scores(self, features: Floats) -> Floats:
         """Score float32 [rows, features]: float32 [rows, labels]."""
-        return self.scores_of(features, self.projection.phi(features))
+        return self.scores_of(features, self.projection.codes(features))
 
-    def scores_of(self, features: Floats, phi: Tensor) -> Floats:
-        """Score features whose phi, float32 [rows, width + 1], is known already."""
-        scores: Floats = (phi @ self._matrix).numpy()
-        if len(self.young):
-            centred = features - self.centre
-            centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-            cosines = centred @ self._means.T  # float32 [rows, young]
-            scores[:, self.young] += self.young_weights * (cosines - scores[:, self.young])
+    def scores_of(self, features: Floats, codes: Tensor) -> Floats:
+        """Score features whose codes, int8 [rows, d], are known already."""
+        lift = self.cosines(features) if self.mean_weights.any() else None
+        scores = self._lifted((codes.float() @ self._matrix).numpy(), lift)
+        if not len(self.lead_weights):
+            return scores
+        leading = codes[:, : self.lead_weights.shape[1]].float()
+        newer = self._lifted((leading @ self._lead_matrix).numpy(), lift)
+        scores[:, self.fresh] = newer[:, self.fresh]
+        by_lead = self.fresh[newer.argmax(axis=1)]
+        scores[by_lead] = newer[by_lead]
         return scores
+
+    def _lifted(self, scores: Floats, cosines: Floats | None) -> Floats:
+        if cosines is not None:
+            scores = scores + self.mean_weights * (cosines - scores)
+        return scores
+
+    def cosines(self, features: Floats) -> Floats:
+        """Compare float32 [rows, features] with every label's mean: float32 [rows, labels]."""
+        centred = features - self.centre
+        centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        return np.asarray(centred @ self._means.T, dtype=np.float32)
+
+    def probabilities(self, probabilities: Floats) -> Floats:
+        """Correct the largest of each row's probabilities: float32 [rows, labels]."""
+        return self.calibration.correct(probabilities)
+
+    def unknown(self, features: Floats, scores: Floats) -> Floats:
+        """Say how unknown inputs look, 0 (as known ones) to 1: float32 [rows].
+
+        Args:
+            features: float32 [rows, features].
+            scores: float32 [rows, labels], theirs.
+        """
+        return self.calibration.unknown(scores, self.cosines(features))
 
     def arrays(self) -> Arrays:
         """Everything but projection, labels and numbers."""
-        return {name: getattr(self, name) for name in _ARRAYS}
+        mine = {name: getattr(self, name) for name in _ARRAYS}
+        return {**mine, "known_quantiles": self.calibration.known_quantiles}
 
     def meta(self) -> Meta:
         """Labels and numbers, as JSON values."""
-        return {"labels": list(self.labels), "scale": self.scale, "threshold": self.threshold}
+        return {"labels": list(self.labels), **self.calibration.meta()}
 
     def blobs(self) -> dict[str, bytes]:
         """Write `head`, and `projection`, which is the same in every release of a task."""
         return {
-            "head": pack(self.arrays(), {"type": "ridge", **self.meta()}),
+            "head": pack(self.arrays(), {"type": "additive", **self.meta()}),
             "projection": pack({"matrix": self.projection.matrix}, {"type": "projection"}),
         }
 
     @classmethod
     def restore(
         cls, arrays: Mapping[str, NDArray[np.generic]], meta: Meta, *, projection: Projection
-    ) -> SolvedRidge:
+    ) -> SolvedAdditive:
         """Take up what `arrays` and `meta` gave."""
         fields = {name: np.array(arrays[name]) for name in _ARRAYS}
         return cls(
             labels=tuple(meta["labels"]),
-            scale=float(meta["scale"]),
-            threshold=float(meta["threshold"]),
+            calibration=Calibration.restore(np.array(arrays["known_quantiles"]), meta),
             projection=projection,
             **fields,
         )
 
     @classmethod
-    def from_blobs(cls, blobs: Mapping[str, bytes]) -> SolvedRidge:
+    def from_blobs(cls, blobs: Mapping[str, bytes]) -> SolvedAdditive:
         """Read what `blobs` wrote."""
         arrays, meta = unpack(blobs["head"])
         matrix, _ = unpack(blobs["projection"])
         return cls.restore(arrays, meta, projection=Projection(matrix["matrix"]))
+
+
+def _columns(weights: NDArray[np.float16], scales: Floats) -> Tensor:
+    rows = torch.from_numpy(weights.astype(np.float32) * (scales[:, None] * CODE_STEP))
+    return rows.T.contiguous()
+
+
+def halved(weights: Tensor) -> tuple[NDArray[np.float16], Floats]:
+    """Round rows to half precision, each divided by its largest magnitude."""
+    if not weights.numel():
+        return np.zeros(tuple(weights.shape), np.float16), np.zeros(len(weights), np.float32)
+    scales = weights.abs().amax(dim=1).clamp_min(1e-30)
+    return (weights / scales.unsqueeze(1)).half().numpy(), scales.float().numpy()

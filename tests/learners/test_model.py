@@ -41,13 +41,14 @@ def test_rows_without_any_token_give_finite_features(encoder: Encoder) -> None:
     assert np.isfinite(encoder.encode_tokens([[], [101, 102]])).all()
 
 
-def test_features_are_the_normalised_means_of_the_last_two_layers(encoder: Encoder) -> None:
+def test_features_are_the_normalised_means_of_the_last_three_layers(encoder: Encoder) -> None:
     ids = encoder.tokenize(["a short text"])
     with torch.inference_mode():
         hidden = encoder.module.backbone(
             input_ids=torch.tensor(ids), output_hidden_states=True
         ).hidden_states
-    expected = torch.cat([hidden[-2][0].mean(0), hidden[-1][0].mean(0)])
+    means = [layer[0].mean(0) for layer in hidden[-3:]]
+    expected = torch.cat([mean / mean.norm() for mean in means])
     expected = expected / expected.norm()
     np.testing.assert_allclose(encoder.encode_tokens(ids)[0], expected.numpy(), atol=1e-6)
 

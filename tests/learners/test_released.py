@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learners.heads.ridge import RidgeHead
+from learners.heads.additive import AdditiveHead
 from learners.model import Encoder
 from learners.registry import Registry
 from learners.released import EncoderCache, ReleasedModel
@@ -33,7 +33,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def release(
-    registry: Registry, encoder: Encoder, head: RidgeHead, *, kind: str = "classify"
+    registry: Registry, encoder: Encoder, head: AdditiveHead, *, kind: str = "classify"
 ) -> ModelRelease:
     return registry.publish(
         task="support",
@@ -49,8 +49,8 @@ def release(
     )
 
 
-def taught(encoder: Encoder) -> RidgeHead:
-    head = RidgeHead(features=encoder.width, solver="class-balanced", width=256)
+def taught(encoder: Encoder) -> AdditiveHead:
+    head = AdditiveHead(features=encoder.width, solver="class-balanced", width=256)
     head.add(encoder.encode(list(TEXTS)), [(head.row_of(label),) for label in TEXTS.values()])
     head.solve()
     return head

@@ -7,16 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learners.heads.additive import AdditiveHead, Solver
 from learners.heads.base import Floats
 from learners.heads.probes import ProbeRing
-from learners.heads.ridge import RidgeHead, Solver
 from learners.tasks import KINDS
 
 FEATURES, LABELS = 6, 4
 
 
-def head(solver: Solver) -> RidgeHead:
-    return RidgeHead(features=FEATURES, solver=solver, width=20, seed=1, ring_rows=8)
+def head(solver: Solver) -> AdditiveHead:
+    return AdditiveHead(features=FEATURES, solver=solver, width=20, seed=1, ring_rows=8)
 
 
 def features(rows: int, *, seed: int) -> Floats:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from learners.heads.additive import AdditiveHead, Solver
 from learners.heads.base import Floats
-from learners.heads.ridge import RidgeHead, Solver
 from learners.heads.served import load_served_head
 from schemas.errors import CheckpointError, ReleaseError
 
@@ -13,8 +13,8 @@ FEATURES = 24
 
 def head(
     solver: Solver = "class-balanced", *, space_id: str = "space", width: int = 96
-) -> RidgeHead:
-    return RidgeHead(features=FEATURES, solver=solver, width=width, seed=7, space_id=space_id)
+) -> AdditiveHead:
+    return AdditiveHead(features=FEATURES, solver=solver, width=width, seed=7, space_id=space_id)
 
 
 def clusters(
@@ -29,7 +29,7 @@ def clusters(
     return x.astype(np.float32), [(int(label),) for label in labels]
 
 
-def taught(rows: int = 600, *, classes: int = 6, probes: int = 200) -> RidgeHead:
+def taught(rows: int = 600, *, classes: int = 6, probes: int = 200) -> AdditiveHead:
     ridge = head()
     for label in range(classes):
         ridge.row_of(f"label {label}")
@@ -55,12 +55,12 @@ def test_the_solution_is_the_class_balanced_ridge_of_the_rows() -> None:
         ridge.row_of(label)
     ridge.add(features, labels)
     ridge.solve()
-    phi = ridge._projection.phi(features).double().numpy()
+    phi = (ridge.sums.projection.codes(features).double() / 32).numpy()
     own = np.array([row for (row,) in labels])
     means = np.stack([phi[own == c].mean(axis=0) for c in range(3)])
     within = (phi - means[own]).T @ (phi - means[own]) / len(phi)
     a = within + means.T @ means / 3
-    a += ridge.strength * np.trace(a) / len(a) * np.eye(len(a))
+    a += ridge.choice[1] * np.trace(a) / len(a) * np.eye(len(a))
     expected = phi @ np.linalg.solve(a, means.T / 3)
     np.testing.assert_allclose(ridge.scores(features), expected, atol=3e-3)
 
@@ -131,8 +131,8 @@ def test_the_strength_is_chosen_on_the_probes() -> None:
     ridge.solve()
     test, truth = clusters(2_000, classes=6, seed=10, noise=2.5)
     chosen = np.mean(ridge.scores(test).argmax(axis=1) == [row for (row,) in truth])
-    strength = ridge.strength
-    ridge.strength = 1e-3
+    strength = ridge.choice[1]
+    ridge._chooser.strength, ridge._chooser._choose_at = 1e-3, 10**9
     ridge.solve()
     weak = np.mean(ridge.scores(test).argmax(axis=1) == [row for (row,) in truth])
     assert strength > 1e-3
