@@ -271,6 +271,7 @@ def _run_serve(settings: Settings) -> None:
         predictor=Predictor(
             {name: task_kind(task.kind) for name, task in settings.tasks.items()},
             top=settings.serve.top,
+            max_tokens=settings.serve.max_tokens,
             now=utc_now,
             monotonic_s=time.monotonic,
         ),

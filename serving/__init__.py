@@ -5,7 +5,7 @@
     metrics.py    every metric in one list
     releases.py   which release answers for each task; loads the next beside it, moves one reference
     predictor.py  interactions -> predictions, one forward pass per encoder
-    batcher.py    length-sorted micro-batches, bounded by rows, tokens and wait
+    batcher.py    length-sorted micro-batches, bounded by rows and tokens
     pairing.py    predictions meet their truths in Redis
     quality.py    (truth, prediction) pairs -> prequential scores
     drift/        one detector a file

@@ -12,16 +12,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from schemas import Interaction, Prediction, Scored
 from schemas.errors import MessageError
+from serving.batcher import plan
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from learners.model import Encoder
     from learners.released import ReleasedModel
     from learners.tasks import Decision, TaskKind
 
 log = logging.getLogger(__name__)
 
 MAX_TOP = 16  # what the contract holds
+MAX_TOKENS = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,8 @@ class Predictor:
         top: labels named in a prediction, 1 to 16.
         now: the wall clock.
         monotonic_s: the clock of durations, seconds.
+        max_tokens: padded tokens of one forward pass, at most; at least 1. A longer text goes
+            alone. The encoder's own bound holds too.
 
     Raises:
         ValueError: top is out of range.
@@ -64,6 +73,7 @@ class Predictor:
         top: int,
         now: Callable[[], datetime],
         monotonic_s: Callable[[], float],
+        max_tokens: int = MAX_TOKENS,
     ) -> None:
         if not 1 <= top <= MAX_TOP:
             raise ValueError(f"top is {top}: it must be 1 to {MAX_TOP}")
@@ -71,6 +81,7 @@ class Predictor:
         self._top = top
         self._now = now
         self._monotonic_s = monotonic_s
+        self._max_tokens = max_tokens
 
     def answer(
         self, batch: Sequence[Asked], models: Mapping[str, ReleasedModel]
@@ -138,14 +149,14 @@ class Predictor:
         return rows, silent
 
     def _decide(self, rows: list[_Row]) -> list[tuple[_Row, Decision]]:
-        """Run one forward pass for each encoder, then each task's head on its own rows."""
+        """Run each encoder on all its rows at once, then each task's head on its own rows."""
         by_encoder: dict[int, list[_Row]] = {}  # by identity: tasks that share one hold the same
         for row in rows:
             by_encoder.setdefault(id(row.model.encoder), []).append(row)
         decided: list[tuple[_Row, Decision]] = []
         for mine in by_encoder.values():
             encoder = mine[0].model.encoder
-            features = encoder.encode([row.text for row in mine])  # float32 [rows, width]
+            features = self._features(encoder, [row.text for row in mine])
             by_model: dict[int, list[int]] = {}
             for index, row in enumerate(mine):
                 by_model.setdefault(id(row.model), []).append(index)
@@ -154,6 +165,14 @@ class Predictor:
                 decisions = model.decide(features[indices], top=self._top)
                 decided += zip([mine[index] for index in indices], decisions, strict=True)
         return decided
+
+    def _features(self, encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
+        """Encode texts in passes of at most `max_tokens`: float32 [rows, width], input order."""
+        tokens = encoder.tokenize(texts)
+        features = np.empty((len(texts), encoder.width), dtype=np.float32)
+        for rows in plan([len(ids) for ids in tokens], len(texts), self._max_tokens):
+            features[rows] = encoder.encode_tokens([tokens[row] for row in rows])
+        return features
 
 
 def _unit(score: float) -> float:

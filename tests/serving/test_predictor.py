@@ -152,6 +152,32 @@ def test_tasks_over_one_encoder_share_one_forward_pass(
     assert {type(answer.label) for answer in answers if answer is not None} == {str, tuple}
 
 
+@pytest.mark.parametrize("max_tokens", [1, 40, 8_192])
+def test_no_pass_has_more_padded_tokens_than_allowed_and_the_answers_are_the_same(
+    foundry: Foundry, encoders: EncoderCache, max_tokens: int
+) -> None:
+    model = ReleasedModel.load(foundry.release(), foundry.registry, encoders=encoders)
+    texts = ["parcel", "where is my parcel", "money back " * 9, "hello", "please " * 30] * 4
+    batch = [Asked(interaction(str(n), text), 107.0) for n, text in enumerate(texts)]
+    bounded = Predictor(
+        KINDS, top=1, now=lambda: NOW, monotonic_s=lambda: 107.0, max_tokens=max_tokens
+    )
+    shapes: list[tuple[int, int]] = []
+    hook = model.encoder.module.register_forward_pre_hook(
+        lambda module, inputs: shapes.append((inputs[0].shape[0], inputs[0].shape[2]))
+    )
+    answers = bounded.answer(batch, {"intents": model})
+    hook.remove()
+    assert sum(rows for rows, _ in shapes) == len(texts)
+    assert all(rows == 1 or rows * width <= max_tokens for rows, width in shapes)
+    expected = predictor().answer(batch, {"intents": model})
+    for answer, other in zip(answers, expected, strict=True):
+        assert answer is not None
+        assert other is not None
+        assert answer.label == other.label
+        assert answer.score == pytest.approx(other.score, abs=1e-4)
+
+
 def test_an_empty_batch_makes_no_pass(foundry: Foundry, encoders: EncoderCache) -> None:
     model = ReleasedModel.load(foundry.release(), foundry.registry, encoders=encoders)
     with forward_passes(model.encoder) as passes:
