@@ -2,13 +2,14 @@
 
 The fast half of complementary learning systems (McClelland, McNaughton & O'Reilly, 1995) as RanPAC
 does it (McDonnell et al., NeurIPS 2023): sums over random features of frozen text features. One
-pass, any order, no forgetting; a correction is a subtraction and an addition. The slow half,
-consolidation of the encoder, is not in this file.
+pass, any order, no forgetting; a correction is a subtraction and an addition; a label whose meaning
+changes starts again from its newest rows. The slow half, consolidation of the encoder, is not in
+this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,15 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 from learners.batch import IDS, MASK
+from learners.heads.additive import AdditiveHead
 from learners.heads.base import ServedHead
-from learners.heads.ridge import RidgeHead
+from learners.heads.choice import HeadOptions
+from learners.heads.class_drift import ClassDrift
+from learners.heads.names import words_of
 from learners.model import Encoder
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.template import MicroBatch, StreamTemplate
 from schemas.errors import CheckpointError
-
-SOLVE_EVERY_ROWS = 256
-# A release and a label that is new solve too. From 4,096 rows on, solve after every 1/16 of them:
-# few solves, for ever.
-SOLVE_GROWTH = 16
 
 
 class FrozenFeatures(nn.Module):
@@ -50,18 +49,22 @@ class FrozenFeatures(nn.Module):
         return torch.from_numpy(encoder.encode_tokens(token_ids))
 
 
-class AdditiveHead(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
+class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
     """Adds the features of every forward pass to the head's sums.
 
     Args:
         head: gains one row of its sums a training example, and a probe row a held-out one.
-        kind: names the head rows that a label touches.
+        config: the kind names the head rows that a label touches; the encoder reads new names.
     """
 
-    def __init__(self, head: RidgeHead, kind: Any) -> None:  # noqa: ANN401
+    def __init__(self, head: AdditiveHead, config: StrategyConfig) -> None:
         super().__init__()
         self.head = head
-        self.kind = kind
+        self.kind = config.kind
+        self.encoder = config.encoder
+        self.drift = ClassDrift(config.encoder.width)
+        self.renewed = 0
+        self.watches_drift = config.kind.head_solver == "class-balanced"
         self.scores: npt.NDArray[np.float32] | None = None
         self.labels: tuple[str, ...] = ()
 
@@ -72,15 +75,41 @@ class AdditiveHead(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is unty
         self.labels = self.head.solved_labels
         self.scores = self.head.scores(features) if self.labels else None
         held_out = np.array(batch.held_out, dtype=bool)
+        known = len(self.head.labels)
         rows = [self._rows(label) for label in batch.labels]
+        self._name(self.head.labels[known:], first_row=known)
         self._probe(features, rows, held_out)
         self._take_back(features, batch, held_out)
         train = np.flatnonzero(~held_out)
         if len(train):
             self.head.add(features[train], [rows[i] for i in train])
+            self._watch(features, rows, [int(i) for i in train if batch.previous[i] is None])
+
+    def declare(self, labels: Sequence[str]) -> None:
+        """Let labels be said by their names alone, before they have any row."""
+        rows = [self.head.row_of(label) for label in labels]
+        self._name(labels, rows=rows, declared=True)
 
     def _rows(self, label: Any) -> tuple[int, ...]:  # noqa: ANN401
         return tuple(self.head.row_of(text) for text in self.kind.label_texts(label))
+
+    def _name(
+        self,
+        labels: Sequence[str],
+        *,
+        first_row: int = 0,
+        rows: Sequence[int] = (),
+        declared: bool = False,
+    ) -> None:
+        """Read the names of labels that mean something."""
+        places = rows or range(first_row, first_row + len(labels))
+        named = [(row, words_of(label)) for row, label in zip(places, labels, strict=True)]
+        readable = [(row, words) for row, words in named if words is not None]
+        if not readable or self.head.names.weight <= 0:
+            return
+        features = self.encoder.encode([words for _, words in readable])
+        for (row, _), name in zip(readable, features, strict=True):
+            self.head.names.set(row, name, declared=declared)
 
     def _probe(
         self,
@@ -102,6 +131,25 @@ class AdditiveHead(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is unty
             old_rows = [self._rows(batch.previous[i]) for i in corrected]
             self.head.add(features[corrected], old_rows, sign=-1)
 
+    def _watch(
+        self,
+        features: npt.NDArray[np.float32],
+        rows: list[tuple[int, ...]],
+        train: Sequence[int],
+    ) -> None:
+        """Let labels whose meaning changed start again from their newest rows."""
+        if not self.watches_drift or self.scores is None:
+            return
+        said = self.scores.argmax(axis=1)
+        for i in train:
+            (label,) = rows[i]
+            if label >= len(self.labels):
+                continue  # new: it could not be said
+            changed = self.drift.observe(label, features[i], hit=bool(said[i] == label))
+            if changed is not None and self.head.contradicts(label, changed):
+                self.renewed += 1
+                self.head.renew(label, changed)
+
 
 class TwoSpeed:
     """The default strategy.
@@ -116,14 +164,19 @@ class TwoSpeed:
 
     def __init__(self, config: StrategyConfig) -> None:
         self.encoder = config.encoder
-        self._head = RidgeHead(
+        self._head = AdditiveHead(
             features=config.encoder.width,
             solver=config.kind.head_solver,
             width=config.projection_width,
             seed=config.seed,
             space_id=config.encoder.space_id,
+            options=HeadOptions(
+                methods=() if config.head == "auto" else (config.head,),
+                metric=config.head_metric,
+                name_weight=config.name_weight,
+            ),
         )
-        self._plugin = AdditiveHead(self._head, config.kind)
+        self._plugin = HeadUpdate(self._head, config)
         nothing = nn.Parameter(torch.zeros(0))
         self._template = StreamTemplate(
             model=FrozenFeatures(config.encoder),
@@ -132,45 +185,57 @@ class TwoSpeed:
             device=torch.device("cpu"),
             plugins=[self._plugin],
         )
-        self._rows_since_solve = 0
 
     @property
     def head(self) -> ServedHead:
         """The additive head."""
         return self._head
 
+    @property
+    def drifted(self) -> int:
+        """How often a label's meaning was found changed."""
+        return self._plugin.renewed
+
+    def declare(self, labels: Sequence[str]) -> None:
+        """Let labels be said by their names alone, before their first example."""
+        self._plugin.declare(labels)
+        self._head.settle()
+
     def step(self, batch: MicroBatch) -> StepOutcome:
-        """Score, then add, one micro-batch; solve when it is due."""
+        """Score, then add, one micro-batch; solve what is due."""
         self._template.learn(batch, torch.zeros(len(batch.ids)))
-        self._rows_since_solve += len(batch.ids)
-        due = max(SOLVE_EVERY_ROWS, int(self._head.rows) // SOLVE_GROWTH)
-        unheard = len(self._head.labels) > len(self._head.solved_labels)
-        if unheard or self._rows_since_solve >= due:
-            self.settle()
+        self._head.refresh()
         return StepOutcome(
             scores=self._plugin.scores, labels=self._plugin.labels, loss=0.0, replayed=0
         )
 
     def settle(self) -> None:
-        """Solve, when anything was added since the last solve."""
-        if self._rows_since_solve:
-            self._head.solve()
-            self._rows_since_solve = 0
+        """Give every row learned so far its effect."""
+        self._head.settle()
+
+    def rest(self) -> bool:
+        """Solve all features while nothing else waits; say whether that changed the head."""
+        if self._head.is_ripe:
+            return False
+        self._head.solve()
+        return True
 
     def head_blobs(self) -> dict[str, bytes]:
         """Write the solved head and its projection."""
         return self._head.blobs()
 
     def state(self) -> tuple[Arrays, Meta]:
-        """Sums, probe ring, solution and the count since the last solve."""
+        """Sums, probe ring, solutions, and what is watched of each label."""
         arrays, meta = self._head.state()
+        windows, drift = self._plugin.drift.state()
+        arrays = {**arrays, **windows}
         return (
             {f"head.{name}": torch.from_numpy(np.asarray(a)) for name, a in arrays.items()},
             {
                 "head": meta,
+                "drift": {**drift, "renewed": self._plugin.renewed},
                 "space_id": self.encoder.space_id,
                 "precision": self.encoder.precision,
-                "rows_since_solve": self._rows_since_solve,
             },
         )
 
@@ -190,4 +255,5 @@ class TwoSpeed:
             n.removeprefix("head."): a.numpy() for n, a in arrays.items() if n.startswith("head.")
         }
         self._head.restore(head, meta["head"])
-        self._rows_since_solve = int(meta["rows_since_solve"])
+        self._plugin.drift.restore(head, meta["drift"])
+        self._plugin.renewed = int(meta["drift"]["renewed"])

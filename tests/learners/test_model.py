@@ -190,7 +190,7 @@ def test_damaged_blobs_are_refused(encoder: Encoder) -> None:
 def test_a_half_precision_chinese_encoder_works_like_the_default() -> None:
     encoder = Encoder.load(str(CHINESE), device="cpu")
     good, fine, bad = encoder.encode(["酒店非常好", "宾馆很不错", "电池坏了，无法充电"])
-    assert encoder.width == 1_024
+    assert encoder.width == 1_536
     assert good @ fine > good @ bad
     again = Encoder.from_blobs(encoder.blobs(), device="cpu", precision="fp32")
     assert again.space_id == encoder.space_id

@@ -1,0 +1,387 @@
+"""The additive head: exact sums, and the solve of them that the stream favours.
+
+Owns when the sums are solved, which solve serves, and what a solution is made of; the sums, each
+solve and the calibration are files of their own. Must not know encoders, tasks or streams.
+
+Two solves of the same sums serve together. The full one, over all random features, comes at
+doublings of the rows and whenever there is time. The leading features have a Gram matrix of their
+own, whose solve costs a fiftieth: it comes whenever a label has grown by a quarter, and answers for
+the labels that changed since the full one. Means lift labels with few rows, and a label's own name
+counts as one row of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learners.heads.base import NEVER, Arrays, Floats, Meta
+from learners.heads.calibration import Calibration
+from learners.heads.choice import RIPE_ROWS, Block, Chooser, HeadOptions, unit_of
+from learners.heads.names import LabelNames
+from learners.heads.probes import ProbeRing
+from learners.heads.projection import Projection
+from learners.heads.solved import SolvedAdditive, halved
+from learners.heads.solves import METHODS, Method
+from learners.heads.sums import AdditiveSums, Moments
+from schemas.errors import CheckpointError
+
+Solver = Literal["class-balanced", "least-squares"]
+
+CANDIDATES: dict[Solver, tuple[Method, ...]] = {
+    "class-balanced": ("balanced-ridge", "lda"),
+    "least-squares": ("ridge",),
+}
+LEAD = 1_024
+LEAD_GROWTH = 1.25  # of any label, or of all rows, until the leading features are solved again
+FULL_GROWTH = 2.0  # of all rows, until all features are solved again
+FIRST_FULL_ROWS = 256
+HALF_MEAN_ROWS = 48.0  # rows at which mean and solve weigh the same; means end at RIPE_ROWS
+CONTRADICTION = 0.3  # cosine by which newest rows are nearer to another label's mean
+PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
+
+
+class AdditiveHead:
+    """Sums of random features and their solves.
+
+    Args:
+        features: length of a feature row.
+        solver: `class-balanced` for one label a row, `least-squares` for several.
+        width: number of random features.
+        seed: of the projection.
+        space_id: of the encoder; sums of different spaces are never mixed.
+        ring_rows: held-out rows kept to choose and calibrate on.
+        options: of the choice.
+
+    Attributes:
+        names: features of labels' names.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: int,
+        solver: Solver,
+        width: int = 4096,
+        seed: int = 0,
+        space_id: str = "",
+        ring_rows: int = 2_000,
+        options: HeadOptions | None = None,
+    ) -> None:
+        if solver not in CANDIDATES:
+            raise ValueError(f"solver {solver!r}: class-balanced or least-squares was expected")
+        self.solver: Solver = solver
+        projection = Projection.draw(features=features, width=width, seed=seed)
+        self.sums = AdditiveSums(
+            projection, lead=min(LEAD, max(1, width // 2)) + 1, space_id=space_id
+        )
+        options = options or HeadOptions()
+        self.names = LabelNames(features, weight=options.name_weight)
+        self._ring = ProbeRing(rows=ring_rows, features=features, dimensions=projection.dimensions)
+        self._chooser = Chooser(
+            options.methods or CANDIDATES[solver],
+            metric=options.metric,
+            several=solver == "least-squares",
+        )
+        self._lead = self._full = Block.empty()
+        self._calibration = Calibration()
+        self._solved = self._assemble()
+        self._unsolved = False
+
+    @property
+    def labels(self) -> list[str]:
+        """Every label, in order of appearance, never re-indexed."""
+        return self.sums.labels
+
+    @property
+    def rows(self) -> int:
+        """Rows in the sums."""
+        return self.sums.rows
+
+    @property
+    def space_id(self) -> str:
+        """Of the encoder whose features are summed."""
+        return self.sums.space_id
+
+    @property
+    def choice(self) -> tuple[Method, float]:
+        """The method and strength that serve."""
+        return self._chooser.method, self._chooser.strength
+
+    @property
+    def solved_labels(self) -> tuple[str, ...]:
+        """The labels of the last solve: columns of `scores`."""
+        return self._solved.labels
+
+    @property
+    def scale(self) -> float:
+        """Factor from scores to calibrated logits."""
+        return self._solved.scale
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a label of several is said."""
+        return self._solved.threshold
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows in the sums by label: int64 [labels]."""
+        return self.sums.counts.numpy().astype(np.int64)
+
+    def row_of(self, label: str) -> int:
+        """Give the row of a label, a new one when it was never seen."""
+        return self.sums.row_of(label)
+
+    def add(
+        self, features: Floats, label_rows: Sequence[tuple[int, ...]], *, sign: int = 1
+    ) -> None:
+        """Add rows to the sums, or take them back.
+
+        Args:
+            features: float32 [rows, features], every magnitude at most 1.
+            label_rows: rows of the head that each row's labels have; exactly one for
+                `class-balanced`.
+            sign: 1 to add, -1 to take back what was added before.
+
+        Raises:
+            ValueError: lengths differ, a feature is not finite, or a row has not exactly one label
+                where one is needed.
+        """
+        if len(features) != len(label_rows):
+            raise ValueError(f"{len(features)} rows of features, {len(label_rows)} of labels")
+        if self.solver == "class-balanced" and any(len(rows) != 1 for rows in label_rows):
+            raise ValueError("a class-balanced head takes exactly one label a row")
+        if not np.isfinite(features).all():
+            raise ValueError("features hold NaN or infinity: one such row would spoil the sums")
+        codes = self.sums.projection.codes(features)
+        self.sums.add(features, codes, label_rows, sign=sign)
+        self._unsolved = True
+
+    def probe(self, features: Floats, label_rows: Sequence[tuple[int, ...]]) -> None:
+        """Show rows that never enter the sums: the choice and the calibration are made there."""
+        self._ring.add(features, self.sums.projection.codes(features), label_rows)
+
+    def renew(self, row: int, features: Floats) -> None:
+        """Let a label mean only its newest rows, float32 [rows, features], all in the sums."""
+        self.sums.renew(row, features, self.sums.projection.codes(features))
+        self._unsolved = True
+
+    def merge(self, other: AdditiveHead, *, sign: int = 1) -> None:
+        """Add the sums of another head, labels joined by text, or take them back.
+
+        Raises:
+            ValueError: the heads' spaces, projections or solvers differ.
+        """
+        if self.solver != other.solver:
+            raise ValueError(f"solver {other.solver!r} cannot be merged into {self.solver!r}")
+        self.sums.merge(other.sums, sign=sign)
+        self._unsolved = True
+
+    def contradicts(self, row: int, features: Floats) -> bool:
+        """Say whether rows of a label look like another label, and not like its own mean.
+
+        Args:
+            row: of the label.
+            features: float32 [rows, features].
+        """
+        centred, centre = self._means(len(self.labels))
+        newest = torch.from_numpy(features).double().mean(dim=0) - centre
+        cosines = centred @ torch.nn.functional.normalize(newest, dim=0)
+        return bool(cosines.max() > cosines[row] + CONTRADICTION)
+
+    def refresh(self) -> None:
+        """Solve what is due: the leading features, all of them, or nothing."""
+        if not self._unsolved:
+            return
+        if self.rows >= max(FIRST_FULL_ROWS, FULL_GROWTH * self._full.rows):
+            self.solve()
+        elif self._lead_is_due():
+            self._solve_lead()
+
+    def settle(self) -> None:
+        """Bring the leading features up to date, so that every row so far has its effect."""
+        if self._unsolved:
+            self._solve_lead()
+
+    def solve(self) -> None:
+        """Solve the leading features, and then all of them."""
+        self._solve_lead(then_all=True)
+
+    @property
+    def is_ripe(self) -> bool:
+        """Whether every row had its effect in a solve of all features."""
+        return not self._unsolved and self._full.rows == self.rows
+
+    def _lead_is_due(self) -> bool:
+        counts, before = self.sums.counts, self._lead.counts
+        grown = counts[: len(before)] >= LEAD_GROWTH * before.clamp_min(0.5)
+        return bool(
+            len(counts) > len(before)
+            or grown.any()
+            or self.rows >= LEAD_GROWTH * max(self._lead.rows, 1)
+        )
+
+    def _alive(self) -> Tensor:
+        """Rows of labels that can be said: those with rows, and those declared by name."""
+        declared = self.names.declared(len(self.labels))
+        return torch.nonzero((self.sums.counts > 0) | declared).flatten()
+
+    def _moments(self, alive: Tensor, *, lead: bool) -> Moments:
+        moments = self.sums.moments(alive, lead=lead)
+        named = self.names.codes_of(alive, self.sums.projection, dimensions=len(moments.second))
+        if named is None:
+            return moments
+        codes, weights = named  # float64 [alive, d] and [alive, 1], 0 without a name
+        counts = moments.counts.unsqueeze(1)
+        centres = (counts * moments.means + weights * codes) / (counts + weights).clamp_min(1e-9)
+        return replace(moments, centres=centres)
+
+    def _solve_lead(self, *, then_all: bool = False) -> None:
+        self.names.doubt(self.sums.raw_means, self.sums.counts)
+        alive = self._alive()
+        moments = self._moments(alive, lead=True)
+        before = self._chooser.method
+        if len(alive) and self._chooser.is_due(self.rows):
+            self._chooser.choose(
+                moments, alive, self._ring, labels=len(self.labels), counts=self.sums.counts
+            )
+        self._lead = self._block(moments, alive)
+        if then_all or (self._full.rows and self._chooser.method != before):
+            self._full = self._block(self._moments(alive, lead=False), alive)
+        self._unsolved = False
+        self._calibrate()
+
+    def _block(self, moments: Moments, alive: Tensor) -> Block:
+        """Solve one width: a column for every label, NEVER for those without rows."""
+        method, strength = self.choice
+        if self.rows < 2 * len(moments.second):
+            strength = max(strength, PASSING_STRENGTH)
+        weights = torch.zeros(len(self.labels), len(moments.second))
+        weights[:, 0] = NEVER
+        if len(alive):
+            [solution] = METHODS[method].weights(moments, (strength,))
+            solution = solution.float()
+            if method in ("lda", "nearest-mean"):
+                means = moments.centres.float()
+                solution *= unit_of((means @ solution.T).numpy())
+            weights[alive] = solution
+        return Block(weights, self.sums.counts.clone(), self.rows)
+
+    def _calibrate(self) -> None:
+        self._solved = self._assemble()
+        if self._chooser.calibration_is_due(self.rows, self._full.rows):
+            self._calibration = self._chooser.calibrate(
+                self._solved, self._ring, counts=self.sums.counts, full_rows=self._full.rows
+            )
+            self._solved = self._assemble()
+
+    def _assemble(self) -> SolvedAdditive:
+        """Put solves, means and calibration together; weights are rounded to half precision."""
+        known, d = len(self._lead.counts), self.sums.projection.dimensions
+        counts, full_counts = self._lead.counts, torch.zeros(known, dtype=torch.float64)
+        full_counts[: len(self._full.counts)] = self._full.counts
+        grown = (full_counts < RIPE_ROWS) & (counts >= LEAD_GROWTH * full_counts)
+        fresh = (grown & (counts > full_counts)) | (counts < full_counts)
+        if not self._full.rows:
+            fresh = torch.ones(known, dtype=torch.bool)
+        weights = torch.zeros(known, d)
+        weights[:, 0] = NEVER
+        weights[: len(self._full.counts)] = self._full.weights
+        bias = self._chooser.bias(counts, scale=self._calibration.scale)
+        weights[:, 0] += bias
+        lead = self._lead.weights[: known if fresh.any() else 0].clone()
+        lead[:, 0] += bias[: len(lead)]
+        means, centre = self._means(known)
+        young = counts < (RIPE_ROWS if self.solver == "class-balanced" else 0)
+        share = HALF_MEAN_ROWS / (HALF_MEAN_ROWS + counts)
+        heard = (counts > 0) | self.names.declared(known)
+        half, scales = halved(weights)
+        lead_half, lead_scales = halved(lead)
+        return SolvedAdditive(
+            labels=tuple(self.labels[:known]),
+            calibration=self._calibration,
+            projection=self.sums.projection,
+            weights=half,
+            row_scales=scales,
+            lead_weights=lead_half,
+            lead_scales=lead_scales,
+            fresh=fresh.numpy(),
+            means=means.half().numpy(),
+            mean_weights=torch.where(young & heard, share, 0.0).float().numpy(),
+            centre=centre.float().numpy(),
+        )
+
+    def _means(self, known: int) -> tuple[Tensor, Tensor]:
+        """Give centred means of length 1, float64 [known, features], and their centre."""
+        means = self.names.mixed(self.sums.raw_means[:known], self.sums.counts[:known])
+        heard = means.abs().sum(dim=1) > 0
+        if not heard.any():
+            return means, torch.zeros(means.shape[1], dtype=torch.float64)
+        centre = means[heard].mean(dim=0)
+        if int(heard.sum()) == 1:
+            centre = torch.zeros_like(centre)
+        centred = torch.nn.functional.normalize(means - centre, dim=1)
+        centred[~heard] = 0.0
+        return centred, centre
+
+    def scores(self, features: Floats) -> Floats:
+        """Score by the last solve: float32 [rows, features] to float32 [rows, solved labels]."""
+        return self._solved.scores(features)
+
+    def solved(self) -> SolvedAdditive:
+        """Give the last solve, as it would serve."""
+        return self._solved
+
+    def blobs(self) -> dict[str, bytes]:
+        """Write the last solve as it will serve: `head` and `projection`."""
+        return self._solved.blobs()
+
+    def state(self) -> tuple[Arrays, Meta]:
+        """Give everything that later adds and solves depend on."""
+        arrays, meta = self.sums.state()
+        arrays |= self._ring.state() | self.names.state()
+        for name, block in (("lead", self._lead), ("full", self._full)):
+            arrays[f"{name}_weights"] = block.weights.numpy()
+            arrays[f"{name}_counts"] = block.counts.numpy()
+        arrays |= {f"solved_{name}": array for name, array in self._solved.arrays().items()}
+        return arrays, {
+            "sums": meta,
+            "solver": self.solver,
+            "chooser": self._chooser.meta(),
+            "block_rows": [self._lead.rows, self._full.rows],
+            "solved": self._solved.meta(),
+            "unsolved": self._unsolved,
+        }
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        """Take up a state of a head with the same solver and space: what follows is bit-identical.
+
+        Raises:
+            CheckpointError: the state belongs to another solver or encoder.
+        """
+        if meta["solver"] != self.solver or meta["sums"]["space_id"] != self.space_id:
+            raise CheckpointError(
+                f"the state is of solver {meta['solver']!r}, encoder "
+                f"{meta['sums']['space_id'][:12]!r}, not of {self.solver!r} and "
+                f"{self.space_id[:12]!r}"
+            )
+        self.sums = AdditiveSums.restore(arrays, meta["sums"])
+        projection = self.sums.projection
+        rows, features = self._ring.features.shape
+        self._ring = ProbeRing(rows=rows, features=features, dimensions=projection.dimensions)
+        self._ring.restore(dict(arrays))
+        self.names.restore(arrays)
+        lead_rows, full_rows = meta["block_rows"]
+        self._lead = Block.restore(arrays, "lead", lead_rows)
+        self._full = Block.restore(arrays, "full", full_rows)
+        self._chooser.restore(meta["chooser"])
+        solved = {n[7:]: a for n, a in arrays.items() if n.startswith("solved_")}
+        self._solved = SolvedAdditive.restore(solved, meta["solved"], projection=projection)
+        self._calibration = self._solved.calibration
+        self._unsolved = bool(meta["unsolved"])

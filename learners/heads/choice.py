@@ -1,0 +1,364 @@
+"""Which solve serves: chosen on the stream, on held-out rows, for a named metric.
+
+Owns the choice of method, strength and prior, and the fits of the calibration; must not know sums
+or blobs. The choice is made on the leading features, where a solve is cheap, at doublings of the
+rows: the best strength falls as rows grow, and differs between tasks by two orders of magnitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learners.heads.base import NEVER, Arrays, Floats, Meta
+from learners.heads.calibration import QUANTILES, Calibration
+from learners.heads.probes import (
+    MIN_PROBES,
+    ProbeRing,
+    best_threshold,
+    fit_largest,
+    fit_sigmoid,
+    fit_softmax,
+)
+from learners.heads.projection import CODE_STEP
+from learners.heads.solved import SolvedAdditive
+from learners.heads.solves import METHODS, Method
+from learners.heads.sums import Moments
+
+Metric = Literal["log-loss", "accuracy", "macro-f1"]
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+FIRST_STRENGTH = 0.1  # until there are probes: a weak ridge collapses while rows pass the width
+CHOOSE_GROWTH = 2.0
+CALIBRATE_GROWTH = 1.25
+CHOOSE_PROBES = 512  # the newest of the ring
+RIPE_ROWS = 96  # a label with fewer rows is young: its mean lifts it, and only ridges judge it
+USUAL_LEAD = 0.7  # of a ridge's best score over the mean score
+PRIORS = (0.0, 0.5, 1.0)  # share of the log prior that is added to the logits
+RAREST_SHARE = 0.25  # of the mean count: no label's prior is below it, so that new ones are heard
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """What may be chosen about a head.
+
+    Attributes:
+        methods: solves to choose among; none for those that fit the solver.
+        metric: what the choice is made for.
+        name_weight: rows that a label's own name counts as; 0 turns names off.
+    """
+
+    methods: tuple[Method, ...] = ()
+    metric: Metric = "log-loss"
+    name_weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One solve.
+
+    Attributes:
+        weights: float32 [labels, d].
+        counts: float64 [labels], rows of each at the solve.
+        rows: in the sums at the solve.
+    """
+
+    weights: Tensor
+    counts: Tensor
+    rows: int
+
+    @classmethod
+    def empty(cls) -> Block:
+        """A solve of nothing."""
+        return cls(torch.zeros(0, 1), torch.zeros(0, dtype=torch.float64), 0)
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, NDArray[Any]], name: str, rows: int) -> Block:
+        """Take up a solve from a state."""
+        return cls(
+            torch.from_numpy(np.array(arrays[f"{name}_weights"])),
+            torch.from_numpy(np.array(arrays[f"{name}_counts"])),
+            int(rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One method at one strength, on held-out rows.
+
+    Attributes:
+        strength: tried.
+        quality: for the metric, higher is better.
+        losses: float64 [rows], of each row.
+    """
+
+    strength: float
+    quality: float
+    losses: NDArray[np.float64]
+
+    def beats(self, other: _Trial) -> bool:
+        """Whether this is better by more than two standard errors of the paired difference."""
+        gains = other.losses - self.losses
+        error = float(gains.std()) / max(len(gains), 1) ** 0.5
+        return self.quality > other.quality and float(gains.mean()) > 2 * error
+
+
+def _climb(trial: Callable[[float], _Trial], *, start: float) -> _Trial:
+    """Find the best strength from a start: quality has one peak, so few are tried."""
+    tried: dict[int, _Trial] = {}
+    place = min(range(len(STRENGTHS)), key=lambda n: abs(STRENGTHS[n] - start))
+    while True:
+        near = range(max(place - 1, 0), min(place + 2, len(STRENGTHS)))
+        for one in near:
+            if one not in tried:
+                tried[one] = trial(STRENGTHS[one])
+        best = max(near, key=lambda one: tried[one].quality)
+        if best == place:
+            return tried[place]
+        place = best
+
+
+class Chooser:
+    """Method, strength, prior and calibration of one head.
+
+    Args:
+        methods: to choose among.
+        metric: for which.
+        several: rows have any number of labels, not exactly one.
+
+    Attributes:
+        method: that serves.
+        strength: of its shrinkage.
+        prior: share of the log prior in the logits.
+        offset: score at which a label of several is as likely as not.
+    """
+
+    def __init__(self, methods: Sequence[Method], *, metric: Metric, several: bool) -> None:
+        self.methods = tuple(methods)
+        self.several = several
+        self.metric: Metric = metric
+        self.method: Method = self.methods[0]
+        self.strength = FIRST_STRENGTH
+        self.prior = 0.0
+        self.offset = 0.5
+        self._choose_at = MIN_PROBES
+        self._calibrate_at = 0
+        self._calibrated_full = 0
+
+    def is_due(self, rows: int) -> bool:
+        """Whether the rows have doubled since the last choice."""
+        return rows >= self._choose_at
+
+    def calibration_is_due(self, rows: int, full_rows: int) -> bool:
+        """Whether rows grew by a quarter, or all features were solved, since the last one."""
+        return rows >= self._calibrate_at or full_rows != self._calibrated_full
+
+    def choose(
+        self, moments: Moments, alive: Tensor, ring: ProbeRing, *, labels: int, counts: Tensor
+    ) -> None:
+        """Choose method and strength on the newest held-out rows; too few leave it as it is."""
+        places = usable(ring, counts)[-CHOOSE_PROBES:]
+        if len(places) < MIN_PROBES:
+            return
+        codes = ring.codes[places][:, : len(moments.second)].float() * CODE_STEP
+        truths = [ring.label_rows[place] for place in places]
+        found: dict[Method, _Trial] = {}
+        ripe = bool((counts[alive] >= RIPE_ROWS).all())
+        methods = self.methods if ripe else self.methods[:1]
+        for method in methods:
+
+            def trial(strength: float, method: Method = method) -> _Trial:
+                [weights] = METHODS[method].weights(moments, (strength,))
+                scores = torch.full((len(codes), labels), NEVER)
+                scores[:, alive] = codes @ weights.T.float()
+                return self._try(strength, scores.numpy(), alive.numpy(), truths)
+
+            found[method] = _climb(trial, start=self.strength)
+        self.method = methods[0]
+        for method in methods[1:]:  # another must be better by more than chance
+            if found[method].beats(found[self.method]):
+                self.method = method
+        self.strength = found[self.method].strength
+        self._choose_at = int(CHOOSE_GROWTH * moments.rows)
+        self._calibrate_at = 0
+
+    def _try(
+        self,
+        strength: float,
+        scores: Floats,
+        alive: NDArray[np.intp],
+        truths: Sequence[tuple[int, ...]],
+    ) -> _Trial:
+        """Judge scores, float32 [rows, labels], for the metric."""
+        if self.several:
+            said = indicators(truths, scores.shape[1])
+            scale, offset = fit_sigmoid(scores, said)
+            f1 = best_threshold(_sigmoid(scale * (scores - offset)), said)[1]
+            return _Trial(strength, f1, np.zeros(1))
+        unit = unit_of(scores[:, alive])
+        truth = np.array([rows[0] for rows in truths])
+        scale, loss = fit_softmax(unit * scores, truth, bias=np.zeros(scores.shape[1]))
+        logits = scale * unit * scores.astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(truth)), truth]
+        decided = scores.argmax(axis=1)
+        if self.metric == "log-loss":
+            return _Trial(strength, -loss, losses)
+        if self.metric == "accuracy":  # log-loss decides between equals
+            quality = float(np.mean(decided == truth)) - 1e-3 * loss
+        else:
+            quality = macro_f1(decided, truth) - 1e-3 * loss
+        return _Trial(strength, quality, (decided != truth).astype(np.float64))
+
+    def bias(self, counts: Tensor, *, scale: float) -> Tensor:
+        """Give what is added to each label's score: float32 [labels]."""
+        if self.several:
+            return torch.full((len(counts),), -self.offset)
+        return (self.prior / scale * log_prior(counts)).float()
+
+    def calibrate(
+        self, solved: SolvedAdditive, ring: ProbeRing, *, counts: Tensor, full_rows: int
+    ) -> Calibration:
+        """Fit prior, scale and threshold on held-out rows; keep the old where there are too few.
+
+        Args:
+            solved: assembled with the last prior or offset, which are taken out again here.
+            ring: held-out rows.
+            counts: rows by label.
+            full_rows: rows at the last solve of all features.
+        """
+        self._calibrate_at = int(CALIBRATE_GROWTH * float(counts.sum())) + 1
+        self._calibrated_full = full_rows
+        places = usable(ring, counts)
+        if len(places) < MIN_PROBES:
+            return solved.calibration
+        features = ring.features[places]
+        scores = solved.scores_of(features, ring.codes[places])
+        truths = [ring.label_rows[place] for place in places]
+        if self.several:
+            return self._calibrate_several(solved, scores, truths, features)
+        grown = 1.0 - solved.mean_weights  # a lifted label has only this much of its bias
+        scores -= grown * self.bias(counts, scale=solved.scale).numpy()
+        prior = log_prior(counts).numpy() * grown
+        truth = np.array([labels[0] for labels in truths])
+        fits = [(*fit_softmax(scores, truth, bias=share * prior), share) for share in PRIORS]
+        scale, _, self.prior = min(fits, key=lambda fit: fit[1])
+        scores = scores + (self.prior / scale * prior).astype(np.float32)
+        slope, offset = fit_largest(_softmax(scale * scores), truth)
+        calibration = Calibration(scale=scale, slope=slope, offset=offset)
+        return _with_known(calibration, scores, solved.cosines(features))
+
+    def _calibrate_several(
+        self,
+        solved: SolvedAdditive,
+        scores: Floats,
+        truths: Sequence[tuple[int, ...]],
+        features: Floats,
+    ) -> Calibration:
+        said = indicators(truths, scores.shape[1])
+        raw = scores + np.float32(self.offset)
+        scale, self.offset = fit_sigmoid(raw, said)
+        scores = raw - np.float32(self.offset)
+        threshold, _ = best_threshold(_sigmoid(scale * scores), said)
+        calibration = Calibration(scale=scale, threshold=threshold)
+        return _with_known(calibration, scores, solved.cosines(features))
+
+    def meta(self) -> Meta:
+        """Everything, as JSON values."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def restore(self, meta: Mapping[str, Any]) -> None:
+        """Take up what `meta` gave."""
+        for name in _STATE:
+            setattr(self, name, meta[name])
+
+
+_STATE = (
+    "method",
+    "strength",
+    "prior",
+    "offset",
+    "_choose_at",
+    "_calibrate_at",
+    "_calibrated_full",
+)
+
+
+def usable(ring: ProbeRing, counts: Tensor) -> list[int]:
+    """List places of held-out rows that the sums could answer, oldest first."""
+    alive = (counts > 0).tolist()
+    kept = len(ring)
+    first = ring.seen % kept if kept and ring.seen > kept else 0
+    order = [(first + n) % kept for n in range(kept)]
+    return [
+        place
+        for place in order
+        if all(row < len(alive) and alive[row] for row in ring.label_rows[place])
+    ]
+
+
+def unit_of(scores: Floats) -> float:
+    """Give the factor after which best scores lead mean scores as a ridge's do.
+
+    So scores of any solve can be lifted by cosines.
+
+    Args:
+        scores: float32 [rows, labels].
+    """
+    lead = scores.max(axis=1) - scores.mean(axis=1)
+    return USUAL_LEAD / max(float(lead.mean()), 1e-9) if lead.any() else 1.0
+
+
+def log_prior(counts: Tensor) -> Tensor:
+    """Give the log of each label's count over the mean count: float64 [labels]."""
+    mean = counts.sum() / (counts > 0).sum().clamp_min(1)
+    return torch.log((counts / mean.clamp_min(1.0)).clamp_min(RAREST_SHARE))
+
+
+def indicators(truths: Sequence[tuple[int, ...]], labels: int) -> NDArray[np.bool_]:
+    """Mark each row's labels: bool [rows, labels]."""
+    marked = np.zeros((len(truths), labels), dtype=np.bool_)
+    for place, rows in enumerate(truths):
+        marked[place, list(rows)] = True
+    return marked
+
+
+def macro_f1(decided: NDArray[np.intp], truth: NDArray[np.intp]) -> float:
+    """Average the labels' F1, over labels that are true of any row."""
+    scores = []
+    for label in np.unique(truth):
+        hits = int(np.sum((decided == label) & (truth == label)))
+        scores.append(2 * hits / int(np.sum(decided == label) + np.sum(truth == label)))
+    return float(np.mean(scores))
+
+
+def _with_known(calibration: Calibration, scores: Floats, cosines: Floats) -> Calibration:
+    best, near = scores.max(axis=1), cosines.max(axis=1)
+    placed = Calibration(
+        scale=calibration.scale,
+        threshold=calibration.threshold,
+        slope=calibration.slope,
+        offset=calibration.offset,
+        score_mean=float(best.mean()),
+        score_spread=float(max(best.std(), 1e-6)),
+        cosine_mean=float(near.mean()),
+        cosine_spread=float(max(near.std(), 1e-6)),
+    )
+    known = np.quantile(placed.known(scores, cosines), np.linspace(0, 1, QUANTILES))
+    arrays: Arrays = {"known": known.astype(np.float32)}
+    return Calibration(**placed.meta(), known_quantiles=arrays["known"])
+
+
+def _softmax(logits: Floats) -> Floats:
+    raised = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -60, 60))), np.float32)

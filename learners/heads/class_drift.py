@@ -1,0 +1,114 @@
+"""Labels whose meaning changes: noticed one by one, from what was predicted before it was learned.
+
+Owns one sequential test a label and its newest rows; must not know sums or solves. Page's CUSUM
+(Biometrika 41, 1954) on the Bernoulli likelihood ratio between a label's usual rate of misses and a
+changed one. An alarm names the rows since the change began: the label starts again from them, which
+is a window that forgets everything older, and then grows without bound again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learners.heads.base import Arrays, Floats, Meta
+
+CHANGED_MISSES = 0.9  # share of misses after a change
+USUAL_MISSES = 0.1  # share before it, at least
+USUAL_WEIGHT = 0.05  # of the newest row in a label's usual share of misses
+SETTLED_ROWS = 20  # a label with fewer rows has no usual share yet
+MAX_USUAL = 0.5  # a label that misses more is not known well enough to change
+ALARM = 6.0  # log likelihood ratio: three misses more than hits, for a label that rarely misses
+WINDOW_ROWS = 20
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One label.
+
+    Attributes:
+        rows: seen.
+        misses: usual share of them, exponentially averaged.
+        evidence: of a change, log likelihood ratio.
+        since: rows since the evidence began.
+        window: newest feature rows.
+    """
+
+    rows: int = 0
+    misses: float = 0.0
+    evidence: float = 0.0
+    since: int = 0
+    window: deque[Floats] = field(default_factory=lambda: deque(maxlen=WINDOW_ROWS))
+
+
+class ClassDrift:
+    """Watches every label of one head.
+
+    Args:
+        features: length of a feature row.
+    """
+
+    def __init__(self, features: int) -> None:
+        self._features = features
+        self._labels: dict[int, _Watch] = {}
+
+    def observe(self, label: int, features: Floats, *, hit: bool) -> Floats | None:
+        """Take a row that was scored before it was learned.
+
+        Args:
+            label: its row in the head.
+            features: float32 [features].
+            hit: the label was said.
+
+        Returns:
+            The rows since the label's meaning changed, float32 [rows, features], this one included;
+            None while it has not.
+        """
+        watch = self._labels.setdefault(label, _Watch())
+        watch.rows += 1
+        watch.window.append(np.array(features, dtype=np.float32))
+        usual = max(USUAL_MISSES, watch.misses)
+        if watch.rows > SETTLED_ROWS and usual <= MAX_USUAL:
+            ratio = (
+                math.log((1 - CHANGED_MISSES) / (1 - usual))
+                if hit
+                else math.log(CHANGED_MISSES / usual)
+            )
+            watch.evidence = max(0.0, watch.evidence + ratio)
+            watch.since = watch.since + 1 if watch.evidence > 0 else 0
+        if watch.evidence == 0.0:  # rows that may be of a change are not usual ones
+            weight = max(USUAL_WEIGHT, 1 / watch.rows)
+            watch.misses += weight * ((0.0 if hit else 1.0) - watch.misses)
+        if watch.evidence < ALARM:
+            return None
+        rows = np.stack(list(watch.window)[-watch.since :])
+        self._labels[label] = _Watch(window=watch.window)
+        return rows
+
+    def state(self) -> tuple[Arrays, Meta]:
+        """Give everything, as arrays and JSON values."""
+        windows = [list(watch.window) for watch in self._labels.values()]
+        rows = [row for window in windows for row in window]
+        stacked = np.stack(rows) if rows else np.zeros((0, self._features), dtype=np.float32)
+        numbers = [
+            [label, watch.rows, watch.misses, watch.evidence, watch.since, len(watch.window)]
+            for label, watch in self._labels.items()
+        ]
+        return {"drift_windows": stacked}, {"labels": numbers}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self._labels.clear()
+        start = 0
+        for label, rows, misses, evidence, since, kept in meta["labels"]:
+            watch = _Watch(int(rows), float(misses), float(evidence), int(since))
+            for row in arrays["drift_windows"][start : start + int(kept)]:
+                watch.window.append(np.array(row, dtype=np.float32))
+            start += int(kept)
+            self._labels[int(label)] = watch
