@@ -48,6 +48,10 @@ class TrainedClassifier(nn.Module):
         logits: Tensor = self.head(self.features)
         return logits
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the features out of copies: a graph may hang on them, which none can take along."""
+        return {**self.__dict__, "features": None}
+
     def train(self, mode: bool = True) -> TrainedClassifier:
         """Stay in evaluation mode: no dropout, whatever the template asks for."""
         del mode

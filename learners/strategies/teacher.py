@@ -24,9 +24,7 @@ class Teacher:
     """
 
     def __init__(self, model: TrainedClassifier) -> None:
-        features, model.features = model.features, None  # a graph may hang on it: not copied
         self.model = copy.deepcopy(model).requires_grad_(False)
-        model.features = features
 
     @property
     def known(self) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from learners.checkpoint import CheckpointStore, LearnerState
+from learners.heads import linear
 from learners.loop import Learner
 from learners.replay import ReplayMemory, ReplayRow
+from learners.strategies import STRATEGIES
 from schemas import Example
 from tests.learning import MakeLearner, example, frozen_encoder, make_learner
+from tests.small import small_learner
 
 __all__ = ["frozen_encoder", "make_learner"]
 
@@ -32,12 +37,7 @@ def stream(seed: int, *, rows: int) -> list[Example]:
 
 
 def bits(state: LearnerState) -> dict[str, bytes]:
-    return {
-        name: tensor.contiguous().view(torch.uint8).numpy().tobytes()
-        if tensor.dim()
-        else tensor.reshape(1).view(torch.uint8).numpy().tobytes()
-        for name, tensor in state.arrays.items()
-    }
+    return {name: tensor.numpy().tobytes() for name, tensor in state.arrays.items()}
 
 
 def learn_all(learner: Learner, examples: list[Example], *, batch: int) -> None:
@@ -45,9 +45,7 @@ def learn_all(learner: Learner, examples: list[Example], *, batch: int) -> None:
         learner.learn(examples[start : start + batch])
 
 
-@pytest.mark.parametrize(
-    ("strategy", "rows", "batch"), [("two-speed", 96, 16), ("naive", 24, 8), ("er", 24, 8)]
-)
+@pytest.mark.parametrize(("strategy", "rows", "batch"), [("two-speed", 96, 16), ("er", 24, 8)])
 def test_the_step_after_resume_is_bit_identical(
     make_learner: MakeLearner,
     redis: object,
@@ -78,7 +76,7 @@ def test_the_step_after_resume_is_bit_identical(
     steps = rows // batch
 
     @settings(
-        max_examples={"two-speed": 6, "er": 2, "naive": 1}[strategy],
+        max_examples={"two-speed": 6, "er": 2}[strategy],
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
@@ -100,3 +98,56 @@ def test_the_step_after_resume_is_bit_identical(
         assert result.meta == expected.meta
 
     check()
+
+
+@pytest.mark.parametrize(("kind", "saved"), [("classify", 3), ("multilabel", 2)])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_resumes_to_the_bit_while_its_head_grows(
+    redis: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
+    kind: str,
+    saved: int,
+) -> None:
+    """On a small encoder, with consolidations on the way and a head that starts with two rows."""
+    monkeypatch.setattr(linear, "FIRST_ROWS", 2)
+    memory = ReplayMemory(
+        redis,  # type: ignore[arg-type]  # the fixture's client
+        namespace="grow",
+        task="intents",
+        max_rows=100,
+        max_bytes=100_000,
+        held_out_rows=10,
+    )
+    examples = stream(5, rows=48)
+    if kind == "multilabel":
+        examples = [msgspec.structs.replace(e, label=(e.label, "any")) for e in examples]
+    memory.offer(
+        [ReplayRow(id=f"m{n}", user="u", label=examples[n].label, text=f"{n}") for n in range(12)]
+        + [ReplayRow(id=e.id, user="u", label=e.label, text=e.text or "") for e in examples[:12]]
+    )
+    batch, steps = 8, 6
+
+    def made() -> Learner:
+        return small_learner(strategy, kind=kind, replay=memory, consolidate_every=14)
+
+    def learn_some(learner: Learner, first: int, last: int) -> None:
+        for step in range(first, last):
+            learner.learn(examples[step * batch : (step + 1) * batch])
+            if step % 2:
+                learner.strategy.settle()
+
+    whole = made()
+    learn_some(whole, 0, saved)
+    store = CheckpointStore(tmp_path)
+    store.save(whole.state())
+    learn_some(whole, saved, steps)  # lost by a learner that is killed; here it says what is right
+    heir = made()
+    state = store.load()
+    assert state is not None
+    heir.restore(state)
+    learn_some(heir, saved, steps)
+    result, expected = heir.state(), whole.state()
+    assert bits(result) == bits(expected)
+    assert json.loads(json.dumps(result.meta)) == json.loads(json.dumps(expected.meta))
