@@ -74,6 +74,8 @@ def reaching_redis(settings: Settings) -> Iterator[None]:
 
 def redis_address(settings: Settings) -> str:
     """Give the address of Redis for people: without user and password."""
+    if settings.redis.url == EMBEDDED:
+        return EMBEDDED
     parts = urlsplit(settings.redis.url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 

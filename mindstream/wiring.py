@@ -213,6 +213,7 @@ def _run_learn(settings: Settings) -> None:
             auto_offset_reset="earliest",
             fetch_max_wait_ms=20 if settings.embedded_kafka else 500,
             max_partition_fetch_bytes=8 * 1024 * 1024,
+            metadata_max_age_ms=30_000,  # how soon it knows of partitions that are added
         ),
         producer=make_producer(settings),
         topics=Topics(settings.kafka.prefix),

@@ -282,7 +282,7 @@ class LearnRole:
                 self._announce(release)
 
     def _partitions(self) -> list[TopicPartition]:
-        self.consumer.topics()  # asks the cluster anew; what the client knows may be minutes old
+        # As of the client's last refresh: to ask the cluster anew would wait for one that is away.
         numbers = self.consumer.partitions_for_topic(self.topics.examples) or ()
         return [TopicPartition(self.topics.examples, number) for number in sorted(numbers)]
 

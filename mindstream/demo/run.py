@@ -21,7 +21,15 @@ from types import FrameType
 from rich.console import Console
 
 from learners.tasks import task_kind
-from mindstream.clients import kafka_arguments, make_join, make_producer, make_redis, make_topics
+from mindstream.clients import (
+    kafka_arguments,
+    make_join,
+    make_producer,
+    make_redis,
+    make_topics,
+    reaching_kafka,
+    reaching_redis,
+)
 from mindstream.demo.collector import Collector, Sources
 from mindstream.demo.dataset import DataFile, read_data
 from mindstream.demo.deploy import (
@@ -140,7 +148,9 @@ def run_demo(options: DemoOptions, settings: Settings) -> int:
     )
     live = sys.stdout.isatty() and not options.json and not options.plain
     try:
-        with _ended_by_signals():
+        with _ended_by_signals(), reaching_redis(mine), reaching_kafka(mine):
+            if mine.redis.url != EMBEDDED:
+                make_redis(mine, retries=0).ping()  # before anything is started
             summary = _Demo(plan, mine, live=live, seed=options.seed).run()
     except KeyboardInterrupt:
         Console(stderr=True).print(f"stopped; the roles' logs are in {folder / 'logs'}")

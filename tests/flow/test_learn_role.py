@@ -141,9 +141,6 @@ def test_a_missing_topic_is_said_with_what_makes_it(stage: Stage, wire: Wire) ->
     class Empty:
         """A client of a cluster without topics: the wire's would make them."""
 
-        def topics(self) -> set[str]:
-            return set()
-
         def partitions_for_topic(self, topic: str) -> set[int]:
             del topic
             return set()

@@ -119,6 +119,8 @@ NOBODY = "127.0.0.1:1"  # a port that nobody may listen on
         (["demo", "--strategy", "bogus"], 2, "learn.strategy = 'bogus'"),
         (["demo", "--seed", "-1"], 2, "learn.seed = -1"),
         (["demo", "--backbone", "./nowhere"], 2, "model.backbone = './nowhere'"),
+        (["demo", "--limit", "9", "-s", f"kafka.servers={NOBODY}"], 1, "does not answer"),
+        (["demo", "--limit", "9", "-s", f"redis.url=redis://x:y@{NOBODY}"], 1, f"redis://{NOBODY}"),
         (["status"], 2, "no Redis is running here: start `mindstream up`"),
         (["send", "interaction", "hello"], 2, "no Kafka is running here: start `mindstream up`"),
         (["topics", "create"], 2, "make the topics of their embedded one themselves"),
