@@ -16,7 +16,7 @@ from torch import Tensor
 
 from learners.strategies.base import Arrays, Meta, StrategyConfig
 from learners.strategies.finetuning import FineTuning, StreamPlugin
-from learners.strategies.replaying import Draws, grow_beside, pack_rows
+from learners.strategies.replaying import Draws, grow_beside, pack_rows, row_losses
 from learners.template import StreamTemplate
 
 
@@ -46,7 +46,9 @@ class GradientProjection(StreamPlugin):
             return
         packed, targets = pack_rows(self._owner, rows)
         grow_beside(strategy, self._owner)
-        loss = self._kind.loss(strategy.model(packed), targets)
+        logits = strategy.model(packed)
+        self._draws.tell(rows, row_losses(self._kind, logits.detach(), targets))
+        loss = self._kind.loss(logits, targets)
         names, parameters = zip(*strategy.model.named_parameters(), strict=True)
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             loss, parameters, allow_unused=True

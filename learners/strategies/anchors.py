@@ -91,7 +91,7 @@ class Penalty:
         ]
         return 0.5 * self.strength * torch.stack(terms).sum()
 
-    def task_gradient(self, name: str, parameter: nn.Parameter) -> Tensor:
+    def task_gradient(self, name: str, parameter: Tensor) -> Tensor:
         """Give a parameter's gradient without the penalty's part."""
         if parameter.grad is None:
             return torch.zeros_like(parameter)

@@ -115,6 +115,10 @@ class DarkReplay(StreamPlugin):
         self._mixing.before_training_iteration(strategy)
         self.replayed = self._mixing.replayed
 
+    def after_forward(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
+        """Tell memory what the mixed-in rows' losses are."""
+        self._mixing.after_forward(strategy)
+
     def before_backward(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
         """Compute the three terms, then store the logits of what is new."""
         batch: MicroBatch = strategy.experience.batch

@@ -44,6 +44,10 @@ class AsymmetricLoss(StreamPlugin):
         self._mixing.before_training_iteration(strategy)
         self.replayed = self._mixing.replayed
 
+    def after_forward(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
+        """Tell memory what the mixed-in rows' losses are."""
+        self._mixing.after_forward(strategy)
+
     def before_backward(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
         """Compute the two losses."""
         batch: MicroBatch = strategy.experience.batch

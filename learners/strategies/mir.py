@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learners.strategies.base import Arrays, Meta, StrategyConfig
+from learners.strategies.base import Arrays, Meta, ReplayedRow, StrategyConfig
 from learners.strategies.finetuning import FineTuning, StreamPlugin
 from learners.strategies.replaying import Draws, grow_beside, pack_rows, row_losses
 from learners.template import StreamTemplate
@@ -36,6 +36,7 @@ class InterferedReplay(StreamPlugin):
         self._wanted = config.replay_rows
         self._kind = config.kind
         self._draws = Draws(config)
+        self._rows: list[ReplayedRow] = []
         self._candidates: tuple[Tensor, Tensor] | None = None
 
     def attach(self, owner: FineTuning) -> None:
@@ -45,7 +46,7 @@ class InterferedReplay(StreamPlugin):
     def before_training_iteration(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
         """Draw the candidates: before the forward pass, since the head may grow with them."""
         drawn = self._draws.rows(CANDIDATES * self._wanted, beside=strategy.experience.batch)
-        rows = list({row.id: row for row in drawn}.values())
+        rows = self._rows = list({row.id: row for row in drawn}.values())
         self.replayed = min(len(rows), self._wanted)
         self._candidates = None
         if rows:
@@ -62,6 +63,7 @@ class InterferedReplay(StreamPlugin):
             now = row_losses(self._kind, strategy.model(packed), targets)
             after = torch.func.functional_call(strategy.model, stepped, (packed,))
             harm = row_losses(self._kind, after, targets) - now
+        self._draws.tell(self._rows, now)
         chosen = harm.argsort(descending=True, stable=True)[: self.replayed]
         strategy.loss += self._kind.loss(strategy.model(packed[chosen]), targets[chosen])
 

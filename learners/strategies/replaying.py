@@ -7,6 +7,7 @@ Avalanche's own buffers never release data on an endless stream.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,16 @@ class Draws:
         drawn = self._replay.sample(rows, draws=self._generator.random(rows).tolist())
         return [row for row in drawn if row.id not in beside.ids]
 
+    def tell(self, rows: Sequence[ReplayedRow], losses: Tensor) -> None:
+        """Tell memory the finite ones among the losses of drawn rows, float32 [rows]."""
+        told = {
+            row.id: max(loss, 0.0)
+            for row, loss in zip(rows, losses.tolist(), strict=True)
+            if math.isfinite(loss)
+        }
+        if told:
+            self._replay.tell(list(told), list(told.values()))
+
     def state(self) -> Meta:
         """Where the draws stand."""
         return {"draws": self._generator.bit_generator.state}
@@ -59,6 +70,7 @@ class ReplayMixing(StreamPlugin):
     def __init__(self, config: StrategyConfig) -> None:
         super().__init__()
         self.rows: list[ReplayedRow] = []
+        self._kind = config.kind
         self._wanted = config.replay_rows
         self._draws = Draws(config)
 
@@ -81,6 +93,13 @@ class ReplayMixing(StreamPlugin):
             self.owner.targets(labels),
             torch.zeros(len(labels), dtype=tasks.dtype, device=tasks.device),
         ]
+
+    @torch.no_grad()
+    def after_forward(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
+        """Tell memory what the mixed-in rows' losses are."""
+        live = len(strategy.experience.batch.ids)
+        losses = row_losses(self._kind, strategy.mb_output[live:], strategy.mb_y[live:])
+        self._draws.tell(self.rows, losses)
 
     def state(self) -> tuple[Arrays, Meta]:
         """Where the draws stand."""
