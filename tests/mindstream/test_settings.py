@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -113,3 +114,34 @@ def test_the_settings_name_every_strategy_and_every_kind_of_task() -> None:
 
     assert set(get_args(LearnSettings.model_fields["strategy"].annotation)) == set(STRATEGIES)
     assert set(get_args(TaskSettings.model_fields["kind"].annotation)) == set(KINDS)
+
+
+def test_a_plugin_s_arguments_are_a_table_or_json_and_reach_a_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "plugin.toml"
+    file.write_text(
+        '[learn]\nstrategy = "plugin"\nplugin = "tests.plugins:Centroids"\n'
+        "plugin_arguments = { weight = 0.5, name = 'x' }\n"
+    )
+    parent = load_settings(file)
+    assert json.loads(parent.learn.plugin_arguments) == {"weight": 0.5, "name": "x"}
+    for name, value in role_environment(parent, {}).items():
+        if name.startswith("MINDSTREAM_"):
+            monkeypatch.setenv(name, value)
+    assert load_settings().learn == parent.learn
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"learn.strategy": "plugin"}, "needs plugin ="),
+        ({"learn.plugin_arguments": "{"}, "a table or a JSON object was expected"),
+        ({"learn.plugin_arguments": "[1]"}, "a table or a JSON object was expected"),
+    ],
+)
+def test_a_plugin_is_named_and_its_arguments_are_an_object(
+    overrides: dict[str, str], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load_settings(overrides=overrides)
