@@ -22,6 +22,7 @@ from learners.strategies.base import StepOutcome, Strategy
 from learners.tasks.base import TaskKind
 from learners.template import MicroBatch
 from schemas import Example
+from schemas.errors import CheckpointError
 from schemas.fields import Label
 
 
@@ -156,6 +157,7 @@ class Learner:
             arrays={**arrays, "ledger": self.ledger.state()},
             meta={
                 "strategy": self.strategy.name,
+                "kind": self.kind.name,
                 "learned": self.learned,
                 "ledger_total": self.ledger.total,
                 "state": meta,
@@ -163,7 +165,19 @@ class Learner:
         )
 
     def restore(self, state: LearnerState) -> None:
-        """Take up a state; the next step is bit-identical to the one that would have come."""
+        """Take up a state; the next step is bit-identical to the one that would have come.
+
+        Raises:
+            CheckpointError: the state is of another strategy or kind of task.
+        """
+        for name, mine in (("strategy", self.strategy.name), ("kind", self.kind.name)):
+            theirs = state.meta.get(name, mine)
+            if theirs != mine:
+                raise CheckpointError(
+                    f"task {self.task!r}: the checkpoint is of {name} {theirs!r}, the settings say "
+                    f"{mine!r}: give this one its own data_dir, or move the checkpoints away to "
+                    "learn the examples again from Kafka"
+                )
         arrays: Mapping[str, Tensor] = state.arrays
         self.strategy.restore(arrays, state.meta["state"])
         self.ledger.restore(arrays["ledger"], total=state.meta["ledger_total"])

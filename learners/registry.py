@@ -160,6 +160,30 @@ class Registry:
         }
         return self._publish(msgspec.structs.replace(old, **changes))
 
+    def resume(self, task: str, time: datetime) -> ModelRelease:
+        """End the hold of a rollback: publish the release that serves as a plain one.
+
+        Args:
+            task: whose releases.
+            time: the wall clock, with a zone.
+
+        Returns:
+            The new release; candidates may replace it.
+
+        Raises:
+            ReleaseError: the latest release is not a rollback.
+        """
+        latest = self.latest(task)
+        if latest.rolled_back_from is None:
+            raise ReleaseError(f"{task} {latest.version} was not rolled back: nothing is held")
+        changes: dict[str, Any] = {
+            "version": _next_version([latest.version], latest.blobs),
+            "time": time,
+            "parent": latest.version,
+            "rolled_back_from": None,
+        }
+        return self._publish(msgspec.structs.replace(latest, **changes))
+
     def latest(self, task: str) -> ModelRelease:
         """Read the newest release of a task.
 
@@ -230,8 +254,12 @@ class Registry:
             if not self._fs.exists(self._blob_path(blob)):
                 raise ReleaseError(f"blob {name!r} ({blob.sha256}) is not stored: put_blobs first")
         path = self._manifest_path(release.task, release.version)
-        if self._fs.exists(path):
-            raise ReleaseError(f"{release.task} {release.version} exists: {path}")
+        count = release.version.split("-")[0]
+        taken = [v for v in self._versions(release.task) if v.split("-")[0] == count]
+        if taken:
+            raise ReleaseError(
+                f"{release.task} {taken[0]} exists: another writer was faster, try again"
+            )
         self._write(path, encode(release))
         return release
 

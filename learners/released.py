@@ -9,7 +9,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from learners.heads.base import Floats, ServedHead
 from learners.heads.served import load_served_head
@@ -103,10 +103,7 @@ class ReleasedModel:
             features: float32 [rows, width].
             top: how many labels to list.
         """
-        probabilities = self.kind.probabilities(self.head.scores(features), scale=self.head.scale)
-        return self.kind.decide(
-            probabilities, labels=self.head.labels, threshold=self.head.threshold, top=top
-        )
+        return decide_by(self.head, features, kind=self.kind, top=top)
 
     def predict(self, texts: Sequence[str], *, top: int = TOP) -> list[Decision]:
         """Answer for texts, one decision a text."""
@@ -137,3 +134,24 @@ class ReleasedModel:
             encoder=encoders.get(release, registry),
             head=load_served_head(blobs),
         )
+
+
+def decide_by(head: ServedHead, features: Floats, *, kind: TaskKind, top: int) -> list[Decision]:
+    """Answer for features by a head: one decision a row.
+
+    Args:
+        head: released, or still learning.
+        features: float32 [rows, width].
+        kind: of the task.
+        top: how many labels to list.
+    """
+    scores = head.scores(features)
+    probabilities = head.correct(kind.probabilities(scores, scale=head.scale))
+    decisions = kind.decide(probabilities, labels=head.labels, threshold=head.threshold, top=top)
+    unknown = head.unknown(features, scores)
+    if unknown is None:
+        return decisions
+    return [
+        replace(decision, unknown=float(share))
+        for decision, share in zip(decisions, unknown, strict=True)
+    ]

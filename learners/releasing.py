@@ -19,6 +19,7 @@ from learners.loop import Learner
 from learners.model import Encoder
 from learners.registry import Registry
 from learners.released import EncoderCache, ReleasedModel
+from learners.strategies.base import Rests
 from schemas import Blob, GateReport, ModelRelease
 from schemas.errors import NoReleaseError
 from schemas.fields import Label
@@ -127,6 +128,7 @@ class Releaser:
         self._encoders = EncoderCache()
         self._encoder_blobs: dict[str, Blob] | None = None
         self._until_prune = PRUNE_EVERY
+        self._stirred = False
 
     def resume(self) -> ModelRelease | None:
         """Take the newest release of the task as champion, when there is one."""
@@ -140,8 +142,15 @@ class Releaser:
 
     @property
     def has_news(self) -> bool:
-        """Whether anything was learned since the last candidate."""
-        return self.learner.learned > max(0, self.considered)
+        """Whether anything was learned, or solved anew, since the last candidate."""
+        return self._stirred or self.learner.learned > max(0, self.considered)
+
+    def rest(self) -> bool:
+        """Let the strategy use idle time; say whether that made a new candidate."""
+        strategy = self.learner.strategy
+        if isinstance(strategy, Rests) and self.learner.learned and strategy.rest():
+            self._stirred = True
+        return self._stirred
 
     def consider(self, *, positions: Mapping[str, int], now: datetime) -> Verdict:
         """Put what the learner knows now before the gate, and publish it when it holds.
@@ -156,7 +165,9 @@ class Releaser:
         strategy = self.learner.strategy
         strategy.settle()
         self.considered = self.learner.learned
-        report = self._judge()
+        self._stirred = False
+        held = self._follow()
+        report = held or self._judge()
         if not report.accepted:
             return Verdict(report, None)
         blobs = {**self._encoder(), **self.registry.put_blobs(strategy.head_blobs())}
@@ -178,6 +189,27 @@ class Releaser:
             self.registry.prune(self.learner.task, self.keep)
             self._until_prune = PRUNE_EVERY
         return Verdict(report, release)
+
+    def _follow(self) -> GateReport | None:
+        """Take as champion what others published; hold candidates back after a rollback."""
+        try:
+            latest = self.registry.latest(self.learner.task)
+        except NoReleaseError:
+            return None
+        if self.champion is None or latest.version != self.champion.release.version:
+            self._share_encoder()
+            self.champion = ReleasedModel.load(latest, self.registry, encoders=self._encoders)
+        if latest.rolled_back_from is None:
+            return None
+        return GateReport(
+            accepted=False,
+            reason=(
+                f"held: {latest.rolled_back_from} was rolled back; `mindstream releases resume "
+                f"{self.learner.task}` lets candidates pass again"
+            ),
+            rows=0,
+            challenger=0.0,
+        )
 
     def _judge(self) -> GateReport:
         strategy = self.learner.strategy

@@ -319,10 +319,22 @@ def releases_rollback(
     config: ConfigFile = None,
     set_: SetFlags = None,
 ) -> None:
-    """Make an earlier release serve again; the servers swap it in at once."""
+    """Make an earlier release serve again, at once; new ones are held until `releases resume`."""
     from mindstream.operations import roll_back
 
     roll_back(settings_of(config, set_), task, version, out=out)
+
+
+@releases_app.command("resume")
+def releases_resume(
+    task: Annotated[str, typer.Argument(help="A task of this deployment.")],
+    config: ConfigFile = None,
+    set_: SetFlags = None,
+) -> None:
+    """Let new releases replace the one that serves again, after a rollback."""
+    from mindstream.operations import resume_releases
+
+    resume_releases(settings_of(config, set_), task, out=out)
 
 
 @send_app.command("interaction")

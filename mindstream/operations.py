@@ -238,8 +238,23 @@ def roll_back(settings: Settings, task: str, version: str, *, out: Console) -> N
     release: ModelRelease = Registry(settings.store_url).rollback(
         task, version, time=datetime.now(UTC)
     )
+    _announce(settings, release)
+    out.print(
+        f"{task}: {release.version} is {version} again; servers swap it in now, and candidates are "
+        f"held until `mindstream releases resume {task}`"
+    )
+
+
+def resume_releases(settings: Settings, task: str, *, out: Console) -> None:
+    """Let candidates pass again after a rollback."""
+    settings = reach(settings)
+    release = Registry(settings.store_url).resume(task, time=datetime.now(UTC))
+    _announce(settings, release)
+    out.print(f"{task}: {release.version} serves; what holds at the gate may replace it again")
+
+
+def _announce(settings: Settings, release: ModelRelease) -> None:
     with reaching_kafka(settings):
         producer = make_producer(settings)
-        _send(producer, Topics(settings.kafka.prefix).models, task, release)
+        _send(producer, Topics(settings.kafka.prefix).models, release.task, release)
         producer.close()
-    out.print(f"{task}: {release.version} is {version} again; servers swap it in now")

@@ -227,6 +227,7 @@ def _run_learn(settings: Settings) -> None:
             max_wait_s=settings.learn.max_wait_s,
             release_every_s=settings.learn.release_every_s,
             checkpoint_every_s=settings.learn.checkpoint_every_s,
+            step_rows=settings.learn.batch_rows or None,
         ),
         observer=LearnMetrics(metrics, learners),
         skipped=lambda topic: metrics.messages_skipped_total.labels(topic).inc(),

@@ -29,6 +29,8 @@ class Prediction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         label: what is predicted; a list for multilabel tasks.
         score: probability of the label (of all its labels, for multilabel).
         top: the most probable labels, best first.
+        unknown: share of known inputs that looked more known, 0 to 1; from 0.95 on, five in a
+            hundred known inputs look like it.
         release: version of the release that answered.
         release_age_s: seconds since that release was made.
         latency_s: seconds from the interaction's arrival at the server to its answer.
@@ -44,6 +46,7 @@ class Prediction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     label: Label | None = None
     score: Unit | None = None
     top: Annotated[tuple[Scored, ...], Meta(max_length=16)] = ()
+    unknown: Unit | None = None
     release: str | None = None
     release_age_s: Annotated[float, Meta(ge=0.0)] | None = None
     latency_s: Annotated[float, Meta(ge=0.0)] | None = None

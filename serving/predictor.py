@@ -119,6 +119,7 @@ class Predictor:
                 label=decision.label,
                 score=_unit(decision.score),
                 top=tuple(Scored(label=label, score=_unit(score)) for label, score in decision.top),
+                unknown=None if decision.unknown is None else _unit(decision.unknown),
                 release=release.version,
                 # Another machine's clock made the release: never let its skew show as less than 0.
                 release_age_s=max(0.0, (now - release.time).total_seconds()),

@@ -33,6 +33,7 @@ from streams.topics import Topics
 
 log = logging.getLogger(__name__)
 
+IDLE_S = 3.0  # without an example: then there is time for what is slow
 LAG_EVERY_S = 1.0
 PARTITIONS_EVERY_S = 60.0  # what somebody adds to the topic is read from then on
 
@@ -42,10 +43,11 @@ class Cadence:
     """How often things happen.
 
     Attributes:
-        batch_rows: rows of a micro-batch, at most.
+        batch_rows: rows of one fetch, at most.
         max_wait_s: longest wait for examples, seconds.
         release_every_s: shortest time between two candidates, seconds.
         checkpoint_every_s: time between two checkpoints, seconds.
+        step_rows: rows of a micro-batch, at most; None: the strategy's own.
         release_share: share of the time that candidates may take; a slow gate makes releases rarer.
     """
 
@@ -54,6 +56,7 @@ class Cadence:
     release_every_s: float
     checkpoint_every_s: float
     release_share: float = 0.2
+    step_rows: int | None = None
 
 
 class LearnObserver(Protocol):
@@ -109,6 +112,7 @@ class LearnRole:
     skipped: Callable[[str], None] = lambda topic: None
     positions: dict[int, int] = field(default_factory=dict)
     stopping: bool = False
+    _idle_since_s: float = 0.0
     _next_lag_s: float = 0.0
     _next_partitions_s: float = 0.0
     _next_release_s: float = 0.0
@@ -121,6 +125,7 @@ class LearnRole:
         self._resume()
         self._next_checkpoint_s = self.clock_s() + self.cadence.checkpoint_every_s
         self._next_partitions_s = self.clock_s() + PARTITIONS_EVERY_S
+        self._idle_since_s = self.clock_s()
         while not self.stopping:
             self._cycle()
         if self._dirty:
@@ -137,6 +142,10 @@ class LearnRole:
             self.positions[record.partition] = record.offset + 1
         for task, examples in self._by_task(records).items():  # 2
             self._learn(task, examples)
+        if records:
+            self._idle_since_s = self.clock_s()
+        elif self.clock_s() - self._idle_since_s >= IDLE_S:
+            self._rest()
         if self.clock_s() >= self._next_release_s:  # 3
             self._release()
         if self._dirty and self.clock_s() >= self._next_checkpoint_s:  # 4
@@ -177,12 +186,19 @@ class LearnRole:
 
     def _learn(self, task: str, examples: list[Example]) -> None:
         learner = self.learners[task]
-        rows = learner.strategy.batch_rows
+        rows = self.cadence.step_rows or learner.strategy.batch_rows
         for start in range(0, len(examples), rows):
             before_s = self.clock_s()
             report = learner.learn(examples[start : start + rows])
             self.observer.learned(task, report, seconds=self.clock_s() - before_s)
         self._dirty = True
+
+    def _rest(self) -> None:
+        """Use the time in which nothing came for what is too slow while examples wait."""
+        self._idle_since_s = self.clock_s()
+        for releaser in self.releasers.values():
+            if releaser.rest():
+                self._dirty = True
 
     def _release(self) -> None:
         started_s = self.clock_s()

@@ -59,6 +59,7 @@ SAMPLES: dict[str, Any] = {
         previous="card arrival",
     ),
     "prediction.v1": Prediction(
+        unknown=0.125,
         interaction="i-1",
         task="intents",
         time=TIME,

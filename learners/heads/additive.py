@@ -44,6 +44,7 @@ FULL_GROWTH = 2.0  # of all rows, until all features are solved again
 FIRST_FULL_ROWS = 256
 HALF_MEAN_ROWS = 48.0  # rows at which mean and solve weigh the same; means end at RIPE_ROWS
 CONTRADICTION = 0.3  # cosine by which newest rows are nearer to another label's mean
+UNLIKE = 0.3  # cosine below which newest rows do not look like their label's mean
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
 
 
@@ -105,11 +106,6 @@ class AdditiveHead:
         return self.sums.rows
 
     @property
-    def space_id(self) -> str:
-        """Of the encoder whose features are summed."""
-        return self.sums.space_id
-
-    @property
     def choice(self) -> tuple[Method, float]:
         """The method and strength that serve."""
         return self._chooser.method, self._chooser.strength
@@ -167,6 +163,11 @@ class AdditiveHead:
         """Show rows that never enter the sums: the choice and the calibration are made there."""
         self._ring.add(features, self.sums.projection.codes(features), label_rows)
 
+    def name(self, row: int, features: Floats, *, declared: bool = False) -> None:
+        """Give a label's name, float32 [features]; declared, it may be said before any row."""
+        self.names.set(row, features, declared=declared)
+        self._unsolved = True
+
     def renew(self, row: int, features: Floats) -> None:
         """Let a label mean only its newest rows, float32 [rows, features], all in the sums."""
         self.sums.renew(row, features, self.sums.projection.codes(features))
@@ -184,7 +185,7 @@ class AdditiveHead:
         self._unsolved = True
 
     def contradicts(self, row: int, features: Floats) -> bool:
-        """Say whether rows of a label look like another label, and not like its own mean.
+        """Say whether rows of a label look like another label, or unlike its own mean.
 
         Args:
             row: of the label.
@@ -193,7 +194,7 @@ class AdditiveHead:
         centred, centre = self._means(len(self.labels))
         newest = torch.from_numpy(features).double().mean(dim=0) - centre
         cosines = centred @ torch.nn.functional.normalize(newest, dim=0)
-        return bool(cosines.max() > cosines[row] + CONTRADICTION)
+        return bool(cosines[row] < max(float(cosines.max()) - CONTRADICTION, UNLIKE))
 
     def refresh(self) -> None:
         """Solve what is due: the leading features, all of them, or nothing."""
@@ -334,6 +335,14 @@ class AdditiveHead:
         """Score by the last solve: float32 [rows, features] to float32 [rows, solved labels]."""
         return self._solved.scores(features)
 
+    def correct(self, probabilities: Floats) -> Floats:
+        """Correct probabilities as the last solve does: float32 [rows, labels] both."""
+        return self._solved.correct(probabilities)
+
+    def unknown(self, features: Floats, scores: Floats) -> Floats | None:
+        """Say how unknown inputs look: float32 [rows], 0 to 1; see `ServedHead`."""
+        return self._solved.unknown(features, scores)
+
     def solved(self) -> SolvedAdditive:
         """Give the last solve, as it would serve."""
         return self._solved
@@ -365,11 +374,11 @@ class AdditiveHead:
         Raises:
             CheckpointError: the state belongs to another solver or encoder.
         """
-        if meta["solver"] != self.solver or meta["sums"]["space_id"] != self.space_id:
+        if meta["solver"] != self.solver or meta["sums"]["space_id"] != self.sums.space_id:
             raise CheckpointError(
                 f"the state is of solver {meta['solver']!r}, encoder "
                 f"{meta['sums']['space_id'][:12]!r}, not of {self.solver!r} and "
-                f"{self.space_id[:12]!r}"
+                f"{self.sums.space_id[:12]!r}"
             )
         self.sums = AdditiveSums.restore(arrays, meta["sums"])
         projection = self.sums.projection

@@ -45,6 +45,23 @@ class ServedHead(Protocol):
         """Score float32 [rows, width]: float32 [rows, labels]."""
         ...
 
+    def correct(self, probabilities: Floats) -> Floats:
+        """Correct probabilities that come of the scaled scores: float32 [rows, labels] both."""
+        ...
+
+    def unknown(self, features: Floats, scores: Floats) -> Floats | None:
+        """Say how unknown inputs look, 0 (as known ones) to 1.
+
+        Args:
+            features: float32 [rows, width].
+            scores: float32 [rows, labels], theirs.
+
+        Returns:
+            float32 [rows]: the share of known inputs that looked more known; None where the head
+            cannot tell.
+        """
+        ...
+
 
 def pack(arrays: Mapping[str, NDArray[Any]], meta: Meta) -> bytes:
     """Write arrays and JSON values as safetensors; the same content always gives the same bytes."""

@@ -107,6 +107,15 @@ class LinearHead(nn.Module):
             scores: Floats = self.forward(x).float().cpu().numpy()
         return scores
 
+    def correct(self, probabilities: Floats) -> Floats:
+        """Leave probabilities as they are: training calibrates them."""
+        return probabilities
+
+    def unknown(self, features: Floats, scores: Floats) -> Floats | None:
+        """Say nothing: a trained linear head has no means to compare with."""
+        del features, scores
+        return None
+
     def blobs(self) -> dict[str, bytes]:
         """Write `head`: float32 weights [labels, width] and bias [labels]."""
         known = len(self.labels)
@@ -148,6 +157,15 @@ class SolvedLinear:
             torch.from_numpy(self.bias), x, torch.from_numpy(self.weights).T
         ).numpy()
         return scores
+
+    def correct(self, probabilities: Floats) -> Floats:
+        """Leave probabilities as they are: training calibrated them."""
+        return probabilities
+
+    def unknown(self, features: Floats, scores: Floats) -> Floats | None:
+        """Say nothing: a trained linear head has no means to compare with."""
+        del features, scores
+        return None
 
     @classmethod
     def from_blobs(cls, blobs: Mapping[str, bytes]) -> SolvedLinear:

@@ -120,17 +120,12 @@ class SolvedAdditive:
         centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
         return np.asarray(centred @ self._means.T, dtype=np.float32)
 
-    def probabilities(self, probabilities: Floats) -> Floats:
+    def correct(self, probabilities: Floats) -> Floats:
         """Correct the largest of each row's probabilities: float32 [rows, labels]."""
         return self.calibration.correct(probabilities)
 
-    def unknown(self, features: Floats, scores: Floats) -> Floats:
-        """Say how unknown inputs look, 0 (as known ones) to 1: float32 [rows].
-
-        Args:
-            features: float32 [rows, features].
-            scores: float32 [rows, labels], theirs.
-        """
+    def unknown(self, features: Floats, scores: Floats) -> Floats | None:
+        """Say how unknown inputs look: float32 [rows], 0 to 1; see `ServedHead`."""
         return self.calibration.unknown(scores, self.cosines(features))
 
     def arrays(self) -> Arrays:

@@ -109,7 +109,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
             return
         features = self.encoder.encode([words for _, words in readable])
         for (row, _), name in zip(readable, features, strict=True):
-            self.head.names.set(row, name, declared=declared)
+            self.head.name(row, name, declared=declared)
 
     def _probe(
         self,

@@ -28,11 +28,14 @@ class Decision:
         label: the answer: a text, or a sorted tuple of texts for kinds with several.
         score: probability of the whole label, 0 to 1.
         top: the most probable single labels with their probabilities, best first.
+        unknown: share of known inputs that looked more known, 0 to 1; None where the head cannot
+            tell.
     """
 
     label: Label
     score: float
     top: tuple[tuple[str, float], ...]
+    unknown: float | None = None
 
 
 class TaskKind(Protocol):

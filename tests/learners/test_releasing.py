@@ -14,6 +14,7 @@ from learners.loop import Learner
 from learners.registry import Registry
 from learners.releasing import PRUNE_EVERY, Releaser
 from learners.replay import ReplayMemory, ReplayRow
+from schemas.errors import CheckpointError, ReleaseError
 from tests.learners.test_loop import EXAMPLES
 from tests.learning import MakeLearner, example, frozen_encoder, make_learner
 
@@ -92,3 +93,55 @@ def test_old_releases_are_removed_as_new_ones_come(
     left = [release.version for release in Registry(str(tmp_path)).releases("intents")]
     assert left == versions[:-3:-1]
     assert releases.resume() is not None  # what stays is whole
+
+
+def test_after_a_rollback_candidates_are_held_until_they_are_let_pass(
+    make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    learner = make_learner(held_out_share=0.4)
+    releases = releaser(learner, memory, tmp_path)
+    registry = Registry(str(tmp_path))
+    for n in range(2):
+        learner.learn(EXAMPLES[20 * n : 20 * n + 20])
+        assert releases.consider(positions={}, now=START + timedelta(seconds=n)).release
+    first = registry.releases("intents")[-1]
+    back = registry.rollback("intents", first.version, START + timedelta(seconds=5))
+    learner.learn(EXAMPLES[40:60])
+    held = releases.consider(positions={}, now=START + timedelta(seconds=6))
+    assert held.release is None
+    assert "held" in held.report.reason
+    assert "releases resume intents" in held.report.reason
+    assert registry.latest("intents") == back
+    with pytest.raises(ReleaseError, match="another writer"):
+        registry._publish(first)
+    again = registry.resume("intents", START + timedelta(seconds=7))
+    assert again.blobs == first.blobs
+    with pytest.raises(ReleaseError, match="nothing is held"):
+        registry.resume("intents", START + timedelta(seconds=8))
+    learner.learn(EXAMPLES[60:])
+    passed = releases.consider(positions={}, now=START + timedelta(seconds=9))
+    assert passed.release is not None
+    assert passed.release.parent == again.version
+
+
+def test_idle_time_makes_a_candidate_once(
+    make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    learner = make_learner(held_out_share=0.4)
+    releases = releaser(learner, memory, tmp_path)
+    assert not releases.rest()  # nothing was learned: nothing to solve
+    learner.learn(EXAMPLES)
+    releases.consider(positions={}, now=START)
+    assert releases.rest()
+    assert releases.has_news
+    assert releases.consider(positions={}, now=START + timedelta(seconds=1)).release is not None
+    assert not releases.rest()
+    assert not releases.has_news
+
+
+def test_a_checkpoint_of_another_strategy_is_refused_in_words(make_learner: MakeLearner) -> None:
+    state = make_learner("two-speed").state()
+    with pytest.raises(CheckpointError, match="strategy 'two-speed', the settings say 'er'"):
+        make_learner("er").restore(state)
+    with pytest.raises(CheckpointError, match="kind 'classify', the settings say 'multilabel'"):
+        make_learner(kind="multilabel").restore(state)
