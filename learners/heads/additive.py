@@ -5,7 +5,7 @@ solve and the calibration are files of their own. Must not know encoders, tasks 
 
 Two solves of the same sums serve together. The full one, over all random features, comes at
 doublings of the rows and whenever there is time. The leading features have a Gram matrix of their
-own, whose solve costs a fiftieth: it comes whenever a label has grown by a quarter, and answers for
+own, whose solve costs a fiftieth: it comes whenever a label has grown by half, and answers for
 the labels that changed since the full one. Means lift labels with few rows, and a label's own name
 counts as one row of it.
 """
@@ -38,8 +38,8 @@ CANDIDATES: dict[Solver, tuple[Method, ...]] = {
     "class-balanced": ("balanced-ridge", "lda"),
     "least-squares": ("ridge",),
 }
-LEAD = 1_024
-LEAD_GROWTH = 1.25  # of any label, or of all rows, until the leading features are solved again
+LEAD = 768
+LEAD_GROWTH = 1.5  # of any label, or of all rows, until the leading features are solved again
 FULL_GROWTH = 2.0  # of all rows, until all features are solved again
 FIRST_FULL_ROWS = 256
 HALF_MEAN_ROWS = 48.0  # rows at which mean and solve weigh the same; means end at RIPE_ROWS

@@ -89,8 +89,8 @@ class SolvedAdditive:
         return _columns(self.lead_weights, self.lead_scales)
 
     @cached_property
-    def _means(self) -> Floats:
-        return self.means.astype(np.float32)
+    def _means(self) -> Tensor:
+        return torch.from_numpy(self.means.astype(np.float32)).T
 
     def scores(self, features: Floats) -> Floats:
         """Score float32 [rows, features]: float32 [rows, labels]."""
@@ -118,7 +118,7 @@ class SolvedAdditive:
         """Compare float32 [rows, features] with every label's mean: float32 [rows, labels]."""
         centred = features - self.centre
         centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-        return np.asarray(centred @ self._means.T, dtype=np.float32)
+        return np.asarray((torch.from_numpy(centred) @ self._means).numpy(), dtype=np.float32)
 
     def correct(self, probabilities: Floats) -> Floats:
         """Correct the largest of each row's probabilities: float32 [rows, labels]."""
