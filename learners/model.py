@@ -6,6 +6,7 @@ labels or streams. The encoder is frozen unless a strategy trains `Encoder.modul
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -230,6 +231,24 @@ class Encoder:
             "encoder_config": json.dumps(config, sort_keys=True).encode(),
             "tokenizer": self._tokenizer.to_str().encode(),
         }
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Encoder:
+        """Give another encoder of the same architecture, tokenizer, device and precision.
+
+        Args:
+            weights: of the backbone, by name; copied.
+        """
+        backbone = copy.deepcopy(self.module.backbone)
+        backbone.load_state_dict({name: tensor.clone() for name, tensor in weights.items()})
+        return Encoder(
+            backbone.requires_grad_(False),
+            Tokenizer.from_str(self._tokenizer.to_str()),
+            name=self.name,
+            max_tokens=self.max_tokens,
+            device=str(self.device),
+            precision=self.precision,
+            pooling=self.pooling,
+        )
 
     @classmethod
     def load(

@@ -1,0 +1,203 @@
+"""Consolidation: the slow half of two speeds, a fine-tuning of a copy of the encoder.
+
+Owns the training on all text that memory holds, step by step, so that whoever runs it may stop,
+drop or take it up between any two steps; must not know memory, streams, gates or the head that
+serves. The encoder that learns is a copy: the one in use stays as it is, and the fast head goes on
+learning beside it. McClelland, McNaughton & O'Reilly (1995) say why; never on a few exemplars a
+label, which forgets.
+
+Batch order comes from one seed, dropout is off: the same rows and seed give the same encoder on the
+same machine, also when the work was interrupted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learners.batch import collate
+from learners.heads.linear import LinearHead
+from learners.model import Encoder
+from learners.tasks.base import TaskKind
+from schemas.errors import CheckpointError
+from schemas.fields import Label
+
+SORTED_BATCHES = 32  # batches that are cut from one run of rows sorted by length
+
+
+@dataclass(frozen=True, slots=True)
+class ConsolidationConfig:
+    """How a consolidation trains.
+
+    Attributes:
+        epochs: passes over all rows, 1 or more.
+        batch_rows: rows of a step.
+        learning_rate: of the encoder, at its highest; it rises over the first tenth of the steps
+            and falls to nothing, both linearly.
+        head_learning_rate: of the linear head that is trained along and then thrown away.
+        weight_decay: of AdamW.
+        seed: of the order of rows.
+    """
+
+    epochs: int = 3
+    batch_rows: int = 32
+    learning_rate: float = 5e-5
+    head_learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+class Consolidation:
+    """One fine-tuning of a copy of an encoder.
+
+    Args:
+        encoder: is copied, and stays as it is.
+        kind: of the task: gives targets and loss.
+        texts: all that memory holds.
+        labels: canonical, one a text.
+        config: how it trains.
+
+    Attributes:
+        steps: in all.
+        done: of them.
+
+    Raises:
+        ValueError: there are no texts, or not one label a text.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        kind: TaskKind,
+        texts: Sequence[str],
+        labels: Sequence[Label],
+        *,
+        config: ConsolidationConfig,
+    ) -> None:
+        if not texts or len(texts) != len(labels):
+            raise ValueError(
+                f"{len(texts)} texts and {len(labels)} labels: at least one, and as many, needed"
+            )
+        self.config = config
+        self.kind = kind
+        self._source = encoder
+        self._module = copy.deepcopy(encoder.module).requires_grad_(True)
+        self._tokens = encoder.tokenize(texts)
+        self._labels = list(labels)
+        self._head = LinearHead(encoder.width, seed=config.seed).to(encoder.device)
+        self._head.grow(text for label in labels for text in kind.label_texts(label))
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": list(self._module.parameters()), "lr": config.learning_rate},
+                {"params": list(self._head.parameters()), "lr": config.head_learning_rate},
+            ],
+            weight_decay=config.weight_decay,
+        )
+        per_epoch = -(-len(texts) // config.batch_rows)
+        self.steps = per_epoch * config.epochs
+        self.done = 0
+        self._per_epoch = per_epoch
+        self._order: tuple[int, list[list[int]]] = (-1, [])
+
+    def step(self) -> float:
+        """Take one step.
+
+        Returns:
+            The loss of its batch.
+
+        Raises:
+            ValueError: all steps are done.
+        """
+        if self.done >= self.steps:
+            raise ValueError(f"all {self.steps} steps are done")
+        rows = self._batch()
+        packed = collate([self._tokens[row] for row in rows]).to(self._source.device)
+        index = {text: row for row, text in enumerate(self._head.labels)}
+        targets = self.kind.targets([self._labels[row] for row in rows], index=index)
+        rate = self._rate()
+        for group, most in zip(
+            self._optimizer.param_groups,
+            (self.config.learning_rate, self.config.head_learning_rate),
+            strict=True,
+        ):
+            group["lr"] = rate * most
+        self._module.eval()  # dropout off
+        loss = self.kind.loss(self._head(self._module(packed)), targets.to(packed.device))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(
+            [p for group in self._optimizer.param_groups for p in group["params"]], 1.0
+        )
+        self._optimizer.step()
+        self.done += 1
+        return float(loss.detach())
+
+    def _rate(self) -> float:
+        """Give the share of the highest learning rate for the step at hand, 0 to 1."""
+        warm = max(1, self.steps // 10)
+        if self.done < warm:
+            return (self.done + 1) / warm
+        return max(0.0, (self.steps - self.done) / max(1, self.steps - warm))
+
+    def _batch(self) -> list[int]:
+        """Give the rows of the step at hand: shuffled by epoch, of like length in a batch."""
+        epoch, place = divmod(self.done, self._per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, self._batches(epoch))
+        return self._order[1][place]
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        random = np.random.Generator(np.random.PCG64([self.config.seed, epoch]))
+        order = random.permutation(len(self._tokens)).tolist()
+        rows, batches = self.config.batch_rows, []
+        for start in range(0, len(order), rows * SORTED_BATCHES):
+            run = sorted(
+                order[start : start + rows * SORTED_BATCHES], key=lambda row: len(self._tokens[row])
+            )
+            batches += [run[n : n + rows] for n in range(0, len(run), rows)]
+        random.shuffle(batches)
+        return batches
+
+    def encoder(self) -> Encoder:
+        """Give an encoder with the weights as they are now; later steps do not change it."""
+        return self._source.with_weights(self._module.backbone.state_dict())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give everything that later steps depend on, except texts and labels."""
+        arrays = {f"module.{n}": t.detach().cpu() for n, t in self._module.state_dict().items()}
+        arrays |= {f"head.{n}": t.detach().cpu() for n, t in self._head.state_dict().items()}
+        for number, moments in self._optimizer.state_dict()["state"].items():
+            arrays |= {f"optimizer.{number}.{n}": t.cpu() for n, t in moments.items()}
+        return arrays, {"done": self.done, "steps": self.steps, "space_id": self._source.space_id}
+
+    def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up the work of another consolidation of the same encoder, rows and config.
+
+        Raises:
+            CheckpointError: it is of another encoder, or of other rows.
+        """
+        if (meta["steps"], meta["space_id"]) != (self.steps, self._source.space_id):
+            raise CheckpointError(
+                f"a consolidation of {meta['steps']} steps from encoder {meta['space_id'][:12]!r} "
+                f"cannot go on as one of {self.steps} from {self._source.space_id[:12]!r}: start "
+                "it again"
+            )
+        self._module.load_state_dict(_under(arrays, "module."))
+        self._head.load_state_dict(_under(arrays, "head."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under(arrays, "optimizer.").items():
+            number, _, field = name.partition(".")
+            moments.setdefault(int(number), {})[field] = tensor
+        state = self._optimizer.state_dict()
+        self._optimizer.load_state_dict({**state, "state": moments})
+        self.done = int(meta["done"])
+
+
+def _under(arrays: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in arrays.items() if n.startswith(prefix)}

@@ -1,0 +1,87 @@
+"""Consolidation trains a copy, learns, and goes on where it stopped, to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from learners.consolidation import Consolidation, ConsolidationConfig
+from learners.heads.additive import AdditiveHead
+from learners.model import Encoder
+from learners.tasks import task_kind
+from schemas.errors import CheckpointError
+from tests.learning import frozen_encoder
+
+__all__ = ["frozen_encoder"]
+
+# Words that a pretrained encoder finds alike; only these labels tell them apart.
+TEXTS = [f"the {colour} {thing}" for thing in ("cup", "mug") for colour in ("red", "blue", "green")]
+LABELS = ["first" if "cup" in text else "second" for text in TEXTS]
+CONFIG = ConsolidationConfig(epochs=4, batch_rows=4, seed=3)
+
+
+def consolidation(encoder: Encoder, config: ConsolidationConfig = CONFIG) -> Consolidation:
+    return Consolidation(encoder, task_kind("classify"), TEXTS, LABELS, config=config)
+
+
+def features_apart(encoder: Encoder) -> float:
+    """Distance of the two labels' means over the spread within them."""
+    x = encoder.encode(TEXTS)
+    first, second = x[:3], x[3:]
+    within = np.mean([np.linalg.norm(part - part.mean(axis=0)) for part in (first, second)])
+    return float(np.linalg.norm(first.mean(axis=0) - second.mean(axis=0)) / within)
+
+
+def test_it_trains_a_copy_that_tells_the_labels_apart(frozen_encoder: Encoder) -> None:
+    before, space = features_apart(frozen_encoder), frozen_encoder.space_id
+    work = consolidation(
+        frozen_encoder, ConsolidationConfig(epochs=12, batch_rows=6, learning_rate=3e-4)
+    )
+    losses = [work.step() for _ in range(work.steps)]
+    assert losses[-1] < losses[0] / 2
+    assert features_apart(work.encoder()) > 1.5 * before
+    assert frozen_encoder.space_id == space != work.encoder().space_id
+    with pytest.raises(ValueError, match="all 12 steps are done"):
+        work.step()
+
+
+def test_it_goes_on_where_it_stopped_to_the_bit(frozen_encoder: Encoder) -> None:
+    whole = consolidation(frozen_encoder)
+    for _ in range(whole.steps):
+        whole.step()
+    stopped = consolidation(frozen_encoder)
+    for _ in range(3):
+        stopped.step()
+    taken_up = consolidation(frozen_encoder)
+    taken_up.restore(*stopped.state())
+    while taken_up.done < taken_up.steps:
+        taken_up.step()
+    ours, theirs = taken_up.state()[0], whole.state()[0]
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_work_of_another_encoder_or_on_other_rows_is_refused(frozen_encoder: Encoder) -> None:
+    state = consolidation(frozen_encoder).state()
+    longer = consolidation(frozen_encoder, ConsolidationConfig(epochs=5, batch_rows=4, seed=3))
+    with pytest.raises(CheckpointError, match="start it again"):
+        longer.restore(*state)
+    with pytest.raises(ValueError, match="0 texts and 0 labels"):
+        Consolidation(frozen_encoder, task_kind("classify"), [], [], config=CONFIG)
+
+
+def test_sums_are_made_anew_for_the_new_encoder(frozen_encoder: Encoder) -> None:
+    work = consolidation(frozen_encoder)
+    work.step()
+    encoder = work.encoder()
+    head = AdditiveHead(
+        features=encoder.width, solver="class-balanced", width=64, space_id=encoder.space_id
+    )
+    head.add(encoder.encode(TEXTS), [(head.row_of(label),) for label in LABELS])
+    head.solve()
+    old = AdditiveHead(
+        features=encoder.width, solver="class-balanced", width=64, space_id=frozen_encoder.space_id
+    )
+    with pytest.raises(ValueError, match="space_id"):
+        old.merge(head)
