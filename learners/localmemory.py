@@ -2,7 +2,8 @@
 
 Owns the same insertion, eviction, drawing and erasure by the same laws; must not know Redis. The
 same calls with the same draws leave the same rows and draw the same rows as `ReplayMemory` does,
-where its server sorts by code points. One thread at a time may use it, and nothing outlives it.
+where its server sorts by code points. One thread at a time may use it; what outlives it is what its
+`state` gives.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from learners.localdraws import Drawing, Levels, id_in_order
-from learners.localrows import LocalRows, Part
+from learners.localrows import LocalRows, Part, SavedRows
 from learners.rehearsal import (
     DEFAULT_LAWS,
     OfferReport,
@@ -29,6 +30,13 @@ from learners.rehearsal import (
 )
 
 _ADMITS_SOME = ("reservoir", "loss-aware")
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    laws: ReplayLaws
+    bounds: tuple[int, int, int]  # max_rows, max_bytes, held_out_rows
+    rows: SavedRows
+    counts: tuple[int, int, int]  # offers, evicted, seed
 
 
 class LocalMemory:
@@ -172,6 +180,10 @@ class LocalMemory:
             held_out_rows=rows.count["h"],
         )
 
+    def of_user(self, user: str) -> list[ReplayRow]:
+        """Read every row of a user, of both parts, sorted by id."""
+        return [self._rows.kept[id_].row for id_ in self._rows.of_user(user)]
+
     def erase_user(self, user: str) -> int:
         """Erase every row of a user, of both parts, and all that was told of them.
 
@@ -182,6 +194,28 @@ class LocalMemory:
         for id_ in ids:
             self._rows.remove(id_)
         return len(ids)
+
+    def state(self) -> bytes:
+        """Write laws, bounds and rows: what `restore` makes of it draws and evicts the same."""
+        saved = _Saved(
+            laws=self.laws,
+            bounds=(self._max_part_rows["t"], self._max_bytes, self._max_part_rows["h"]),
+            rows=self._rows.state(),
+            counts=(self._offers, self._evicted, self._seed),
+        )
+        return msgspec.msgpack.encode(saved)
+
+    @classmethod
+    def restore(cls, state: bytes) -> LocalMemory:
+        """Make a memory of what `state` wrote; other bytes are a `msgspec.MsgspecError`."""
+        saved = msgspec.msgpack.decode(state, type=_Saved)
+        max_rows, max_bytes, held_out_rows = saved.bounds
+        memory = cls(
+            laws=saved.laws, max_rows=max_rows, max_bytes=max_bytes, held_out_rows=held_out_rows
+        )
+        memory._rows = LocalRows.restore(saved.rows)
+        memory._offers, memory._evicted, memory._seed = saved.counts
+        return memory
 
     def _offer(self, row: ReplayRow) -> str:
         """Offer one row: answers its fate, a field of `OfferReport`."""

@@ -7,9 +7,11 @@ state that `ReplayMemory` keeps in Redis, in the same order of slots.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
+
+import msgspec
 
 from learners.rehearsal import ReplayRow
 
@@ -46,6 +48,10 @@ class Slots:
         self._slot[id_] = len(self._ids)
         self._ids.append(id_)
 
+    def ids(self) -> list[str]:
+        """List the ids in the order of their slots."""
+        return list(self._ids)
+
     def leave(self, id_: str) -> None:
         """Take an id out."""
         slot, last = self._slot.pop(id_), self._ids.pop()
@@ -71,6 +77,22 @@ class Kept:
     bytes: int
     arrival: int
     level: int | None = None
+
+
+class SavedRows(msgspec.Struct, frozen=True):
+    """All that `LocalRows` needs to go on as if it had never ended.
+
+    Attributes:
+        kept: every row with its level, in order of arrival.
+        classes: part to class to ids, in the order of their slots.
+        levels: level of loss, with ids in the order of their slots.
+        arrivals: rows that ever came in.
+    """
+
+    kept: list[Kept]
+    classes: dict[Part, dict[str, list[str]]]
+    levels: list[tuple[int | None, list[str]]]
+    arrivals: int
 
 
 class LocalRows:
@@ -144,6 +166,44 @@ class LocalRows:
     def of_user(self, user: str) -> list[str]:
         """List a user's rows, sorted."""
         return sorted(self._users.get(user, ()))
+
+    def state(self) -> SavedRows:
+        """Copy all rows with their places."""
+        return SavedRows(
+            kept=sorted(self.kept.values(), key=lambda kept: kept.arrival),
+            classes={
+                part: {name: slots.ids() for name, slots in classes.items()}
+                for part, classes in self.classes.items()
+            },
+            levels=[(level, slots.ids()) for level, slots in self.levels.items()],
+            arrivals=self._arrivals,
+        )
+
+    @classmethod
+    def restore(cls, state: SavedRows) -> LocalRows:
+        """Take up a copy: rows come into the same slots."""
+        rows = cls()
+        for kept in state.kept:
+            rows.kept[kept.row.id] = kept
+            rows._users.setdefault(kept.row.user, set()).add(kept.row.id)
+            if kept.part == "t":
+                rows.order.append(kept.arrival)
+                rows._arrived[kept.arrival] = kept.row.id
+            rows.count[kept.part] += 1
+            rows.bytes[kept.part] += kept.bytes
+        for part, classes in state.classes.items():
+            rows.classes[part] = {name: slots_of(ids) for name, ids in classes.items()}
+        rows.levels = {level: slots_of(ids) for level, ids in state.levels}
+        rows._arrivals = state.arrivals
+        return rows
+
+
+def slots_of(ids: Sequence[str]) -> Slots:
+    """Put ids into slots in their order."""
+    slots = Slots()
+    for id_ in ids:
+        slots.join(id_)
+    return slots
 
 
 def _leave(lists: dict[Name, Slots], name: Name, id_: str) -> None:

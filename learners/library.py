@@ -1,0 +1,381 @@
+"""The learner as a library: texts and labels in, decisions out, in one process.
+
+Owns what a notebook needs around `learners.loop.Learner`, which is the very object that the learn
+role drives: an encoder, a memory in this process, ids, checked input, and a folder to be saved in.
+Must not know Kafka, Redis or settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from learners import loop
+from learners.checkpoint import CheckpointStore, LearnerState
+from learners.heads.additive import AdditiveHead
+from learners.holdout import is_held_out
+from learners.localmemory import LocalMemory
+from learners.loop import StepReport
+from learners.model import DEFAULT_BACKBONE, Encoder
+from learners.rehearsal import ReplayRow
+from learners.released import TOP, decide_by
+from learners.strategies import STRATEGIES, StrategyConfig
+from learners.tasks import Decision, task_kind
+from schemas import Example
+from schemas.errors import CheckpointError, LabelError
+from schemas.fields import MAX_ID_CHARS, MAX_TEXT_CHARS, Label
+
+__all__ = ["Decision", "Forgotten", "Learner", "StepReport"]
+
+ANYBODY = "anybody"  # the user of rows that were given without one
+OPTIONS = sorted({f.name for f in fields(StrategyConfig)} - {"kind", "encoder", "replay"})
+_NEVER = datetime.fromtimestamp(0, UTC)  # no strategy reads times
+_MEMORY = "library.memory"
+
+Progress = Callable[[int, int], None]
+"""Called after every micro-batch with the rows done and the rows of the call."""
+
+
+class Forgotten(NamedTuple):
+    """What `forget` did.
+
+    Attributes:
+        erased: rows that left memory.
+        subtracted: of them, rows that were taken out of the head's sums.
+    """
+
+    erased: int
+    subtracted: int
+
+
+class Learner:
+    """Learns one task from texts and labels, and answers.
+
+    Args:
+        strategy: a name of `learners.strategies.STRATEGIES`.
+        kind: `classify` or `multilabel`.
+        encoder: a backbone's name or folder, or a loaded one. A strategy that trains trains it.
+        memory: where rows are kept for replay; by default a new one of 200,000 rows.
+        held_out_share: share of rows that never train, 0 to 1: a `two-speed` head chooses and
+            calibrates itself on them.
+        options: fields of `StrategyConfig`, as `learning_rate` or `seed`.
+
+    Attributes:
+        loop: the learning object itself, as the learn role has it.
+        memory: what was learned and is kept.
+
+    Raises:
+        ValueError: an argument is not what is asked for here.
+
+    Example:
+        >>> learner = Learner("two-speed", projection_width=256)
+        >>> learner.learn(["where is my parcel", "cancel my order"], ["delivery", "cancel"]).rows
+        2
+        >>> learner.predict(["when does the parcel come"])[0].label
+        'delivery'
+    """
+
+    def __init__(
+        self,
+        strategy: str = "two-speed",
+        kind: str = "classify",
+        *,
+        encoder: Encoder | str = DEFAULT_BACKBONE,
+        memory: LocalMemory | None = None,
+        held_out_share: float = 0.05,
+        **options: Any,  # noqa: ANN401 - StrategyConfig says which
+    ) -> None:
+        _check_arguments(strategy, held_out_share, options)
+        if isinstance(encoder, str):
+            encoder = Encoder.load(encoder)
+        self.memory = LocalMemory() if memory is None else memory
+        task = task_kind(kind)
+        config = StrategyConfig(kind=task, encoder=encoder, replay=self.memory, **options)
+        self.loop = loop.Learner(
+            "library",
+            kind=task,
+            strategy=STRATEGIES[strategy](config),
+            held_out_share=held_out_share,
+        )
+        self._options = _options(config)
+        self._given = 0  # rows that were ever given: the next id
+
+    @property
+    def labels(self) -> list[str]:
+        """Every label known so far, in order of appearance."""
+        return list(self.loop.labels)
+
+    @property
+    def encoder(self) -> Encoder:
+        """What turns texts into features."""
+        return self.loop.strategy.encoder
+
+    def learn(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[Label],
+        *,
+        ids: Sequence[str] | None = None,
+        users: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> StepReport:
+        """Learn rows in their order, in micro-batches: each is scored, then learned, then kept.
+
+        Args:
+            texts: 1 to 20,000 characters each, not only white space.
+            labels: one a text: text, or for `multilabel` a list of texts.
+            ids: one a text, of 1 to 128 characters. A row whose id was learned before is dropped.
+                Without them, rows are numbered: nothing is a repeat.
+            users: whose each text is, so that it can be forgotten.
+            progress: called with rows done and rows in all.
+
+        Returns:
+            What happened; its loss is the mean over rows that were learned.
+
+        What is not as said here is a `ValueError`; then nothing was learned.
+        """
+        examples = self._examples(texts, labels, ids=ids, users=users)
+        self._given += len(examples)
+        reports: list[StepReport] = []
+        rows = self.loop.strategy.batch_rows
+        for start in range(0, len(examples), rows):
+            batch = examples[start : start + rows]
+            fresh = [e for e in batch if not self.loop.ledger.seen(e.id, e.revision)]
+            reports.append(self.loop.learn(batch))
+            self.memory.offer([self._row(example) for example in fresh])
+            if progress is not None:
+                progress(min(start + rows, len(examples)), len(examples))
+        return _together(reports)
+
+    def predict(self, texts: Sequence[str], *, top: int = TOP) -> list[Decision]:
+        """Answer as a release made now would: all that was learned has its effect.
+
+        Args:
+            texts: as for `learn`.
+            top: how many labels to list beside each answer.
+
+        Returns:
+            One decision a text.
+
+        Raises:
+            ValueError: a text is not as said for `learn`, or nothing was learned yet.
+        """
+        checked = [_text(text, row) for row, text in enumerate(texts)]
+        if not self.loop.labels:
+            raise ValueError("predict before learn: 0 labels are known, at least 1 is needed")
+        self.loop.strategy.settle()
+        features = self.encoder.encode(checked)
+        return decide_by(self.loop.strategy.head, features, kind=self.loop.kind, top=top)
+
+    def forget(self, user: str) -> Forgotten:
+        """Erase a user's rows from memory, and take them out of an additive head's sums.
+
+        Only rows still in memory can be taken out. Texts are encoded again for it; floating-point
+        noise of the encoder may leave the last place of a few sums. Weights that were trained by
+        gradient keep what they learned, and a `two-speed` head keeps the features (no text) of the
+        user's held-out rows until newer ones replace them.
+
+        Args:
+            user: as given to `learn`; `anybody` stands for rows that were given without one.
+
+        Returns:
+            How many rows were erased, and how many taken out.
+        """
+        rows = self.memory.of_user(user)
+        head = self.loop.strategy.head
+        subtracted = 0
+        if isinstance(head, AdditiveHead):
+            mine = self._summed(rows, head)
+            if mine:
+                touched = [
+                    tuple(head.row_of(text) for text in self.loop.kind.label_texts(row.label))
+                    for row in mine
+                ]
+                head.add(self.encoder.encode([row.text for row in mine]), touched, sign=-1)
+                self.loop.strategy.settle()
+            subtracted = len(mine)
+        return Forgotten(self.memory.erase_user(user), subtracted)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write everything the next step depends on: whole when this returns, or not at all.
+
+        A frozen encoder is not written: its name is, and `load` checks that it is the same.
+
+        Args:
+            folder: of this learner alone; it keeps the newest two.
+
+        Returns:
+            The new file; a `CheckpointError` says why it cannot be written.
+        """
+        state = self.loop.state()
+        memory = torch.from_numpy(np.frombuffer(self.memory.state(), dtype=np.uint8).copy())
+        encoder = self.encoder
+        meta = {
+            "learner": dict(state.meta),
+            "strategy": self.loop.strategy.name,
+            "kind": self.loop.kind.name,
+            "held_out_share": self.loop.held_out_share,
+            "options": self._options,
+            "given": self._given,
+            "encoder": {
+                "name_or_folder": encoder.name,
+                "max_tokens": encoder.max_tokens,
+                "precision": encoder.precision,
+                "pooling": encoder.pooling,
+            },
+        }
+        return CheckpointStore(Path(folder)).save(
+            LearnerState(arrays={**state.arrays, _MEMORY: memory}, meta=meta)
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, *, encoder: Encoder | None = None) -> Learner:
+        """Take up what `save` wrote: the next step is the same to the bit.
+
+        Args:
+            folder: as given to `save`.
+            encoder: the same one, where it is loaded already.
+
+        Returns:
+            The learner.
+
+        Raises:
+            CheckpointError: there is nothing, nothing good, or it is of another encoder.
+        """
+        state = CheckpointStore(Path(folder)).load()
+        if state is None:
+            raise CheckpointError(f"no learner was saved in {str(folder)!r}")
+        meta = state.meta
+        if "learner" not in meta or _MEMORY not in state.arrays:
+            raise CheckpointError(f"{str(folder)!r} holds a role's checkpoint, not a library's")
+        arrays: Mapping[str, Any] = state.arrays
+        learner = cls(
+            meta["strategy"],
+            meta["kind"],
+            encoder=encoder or Encoder.load(**meta["encoder"]),
+            memory=LocalMemory.restore(arrays[_MEMORY].numpy().tobytes()),
+            held_out_share=meta["held_out_share"],
+            **meta["options"],
+        )
+        mine = {name: array for name, array in arrays.items() if name != _MEMORY}
+        learner.loop.restore(LearnerState(arrays=mine, meta=meta["learner"]))
+        learner._given = int(meta["given"])
+        return learner
+
+    def _examples(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[Label],
+        *,
+        ids: Sequence[str] | None,
+        users: Sequence[str] | None,
+    ) -> list[Example]:
+        count = len(texts)
+        for name, given in (("texts", texts), ("labels", labels), ("ids", ids), ("users", users)):
+            if isinstance(given, str):
+                raise ValueError(f"{name} is the text {given!r}: a list was expected")
+            if given is not None and len(given) != count:
+                raise ValueError(f"{name} has {len(given)} rows: {count} were expected, one a text")
+        numbered = [f"row-{self._given + row:012d}" for row in range(count)]
+        return [
+            Example(
+                id=_name(numbered[row] if ids is None else ids[row], f"ids[{row}]"),
+                user=_name(ANYBODY if users is None else users[row], f"users[{row}]"),
+                task=self.loop.task,
+                time=_NEVER,
+                labelled_at=_NEVER,
+                label=self._label(labels[row], row),
+                text=_text(texts[row], row),
+            )
+            for row in range(count)
+        ]
+
+    def _label(self, label: object, row: int) -> Label:
+        try:
+            return self.loop.kind.check_label(label)
+        except LabelError as error:
+            raise ValueError(f"labels[{row}]: {error}") from error
+
+    def _row(self, example: Example) -> ReplayRow:
+        return ReplayRow(
+            id=example.id,
+            user=example.user,
+            label=example.label,
+            text=self.loop.kind.input_text(example.text, example.features),
+            revision=example.revision,
+            held_out=is_held_out(example.id, share=self.loop.held_out_share),
+        )
+
+    def _summed(self, rows: Sequence[ReplayRow], head: AdditiveHead) -> list[ReplayRow]:
+        """Leave out what is not in the sums of its label.
+
+        That is held-out rows, and rows from before their label's meaning changed: a label's sums
+        are those of its newest rows, as many as the head counts.
+        """
+        mine = [row for row in rows if not row.held_out]
+        labels = {row.label for row in mine if isinstance(row.label, str)}
+        current: dict[Label, list[str]] = {label: [] for label in labels}
+        for row in self.memory.rows() if labels else ():
+            if row.label in current:
+                current[row.label].append(row.id)
+        counts = head.counts
+        for label in labels:
+            newest = int(counts[head.row_of(str(label))])
+            current[label] = current[label][-newest:] if newest else []
+        there = {id_ for ids in current.values() for id_ in ids}
+        return [row for row in mine if not isinstance(row.label, str) or row.id in there]
+
+
+def _options(config: StrategyConfig) -> dict[str, Any]:
+    """Give what a strategy was built with, as JSON values."""
+    values = {name: getattr(config, name) for name in OPTIONS}
+    return {**values, "plugin_arguments": dict(config.plugin_arguments)}
+
+
+def _check_arguments(strategy: str, held_out_share: float, options: Mapping[str, Any]) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy {strategy!r}: one of {', '.join(STRATEGIES)} was expected")
+    if not 0.0 <= held_out_share < 1.0:
+        raise ValueError(f"held_out_share {held_out_share!r}: 0 to below 1 was expected")
+    for name in options:
+        if name not in OPTIONS:
+            raise ValueError(f"option {name!r}: one of {', '.join(OPTIONS)} was expected")
+
+
+def _text(text: object, row: int) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"texts[{row}]: {text!r} is {type(text).__name__}, text was expected")
+    if not text.strip():
+        raise ValueError(f"texts[{row}]: {text!r} is empty, text was expected")
+    if len(text) > MAX_TEXT_CHARS:
+        raise ValueError(
+            f"texts[{row}]: {len(text):,} characters, at most {MAX_TEXT_CHARS:,} are allowed"
+        )
+    return text
+
+
+def _name(value: object, name: str) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_CHARS:
+        raise ValueError(f"{name}: {value!r}, 1 to {MAX_ID_CHARS} characters were expected")
+    return value
+
+
+def _together(reports: Sequence[StepReport]) -> StepReport:
+    """Add up the reports of micro-batches; the loss is the mean over learned rows."""
+    rows = sum(report.rows for report in reports)
+    return StepReport(
+        rows=rows,
+        held_out=sum(report.held_out for report in reports),
+        repeated=sum(report.repeated for report in reports),
+        scored=sum(report.scored for report in reports),
+        agreement=sum(report.agreement for report in reports),
+        loss=sum(report.loss * report.rows for report in reports) / max(rows, 1),
+        replayed=sum(report.replayed for report in reports),
+        new_labels=sum(report.new_labels for report in reports),
+    )
