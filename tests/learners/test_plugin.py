@@ -11,7 +11,8 @@ from schemas.errors import SettingsError
 from tests.learning import example
 from tests.small import small_encoder, small_learner
 
-ROWS = [example(f"e{n}", f"call {n % 4} home", "ab"[n % 2]) for n in range(40)]
+TEXTS = ("please call me", "the weather is fine")
+ROWS = [example(f"e{n}", f"{TEXTS[n % 2]} {n % 4}", "ab"[n % 2]) for n in range(40)]
 
 
 @pytest.mark.parametrize(

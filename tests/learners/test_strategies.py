@@ -120,7 +120,7 @@ def test_two_hundred_micro_batches_leave_it_finite_and_its_state_as_large(
     strategy: str, memory: ReplayMemory
 ) -> None:
     """With a label that comes late; settled now and then, as releases do."""
-    learner = small_learner(strategy, replay=memory, held_out_share=0.0)
+    learner = small_learner(strategy, replay=memory, replay_rows=2, held_out_share=0.0)
     names = count()
     sizes: dict[int, tuple[int, int]] = {}
     for batch in range(1, 201):
