@@ -123,7 +123,9 @@ def demo(  # noqa: PLR0913  # a command has as many parameters as flags
         list[str] | None, typer.Option(help="Leave out rows with this label. Repeatable.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Stream so many interactions at most.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="two-speed (default), er or naive.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="two-speed (default), er, ewc, naive...; see learn.strategy.")
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Another encoder: a folder or a Hugging Face name.")
     ] = None,
@@ -213,7 +215,7 @@ def learn(
     config: ConfigFile = None,
     set_: SetFlags = None,
     strategy: Annotated[
-        str | None, typer.Option(help="two-speed, er or naive; learn.strategy in the settings.")
+        str | None, typer.Option(help="two-speed, er, ewc, naive...; see learn.strategy.")
     ] = None,
 ) -> None:
     """Run the learn role: learn every example once, release what passes the gate.
