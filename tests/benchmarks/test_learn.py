@@ -1,0 +1,96 @@
+"""The benchmark of learning, end to end on a few rows of every scenario's shape."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import learn
+from benchmarks.data import Row
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.trial import steps
+
+SPLITS = ["train"] * 5 + ["test"] * 2
+
+
+def rows_of(domains: int = 3, labels: int = 2, times: int = 1) -> list[Row]:
+    return [
+        Row(f"{split} text {n} about thing {label} of {domain}", f"{domain} {label}", domain, split)
+        for domain in (f"domain {d}" for d in range(domains))
+        for label in range(labels)
+        for n, split in enumerate(SPLITS * times)
+    ]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_scenario_is_the_same_for_a_seed_and_tests_only_test_rows(name: str) -> None:
+    rows = rows_of(domains=3 if name != "shift5" else 1, times=5)
+    if name == "shift5":
+        rows = [Row(r.text, r.label, "yelp", r.split) for r in rows]
+    streams = SCENARIOS[name].build(rows, 4)
+    assert streams == SCENARIOS[name].build(rows, 4)
+    texts = {split: {r.text for r in rows if r.split == split} for split in ("train", "test")}
+    for stream in streams:
+        assert {row.text for row in stream.train} <= texts["train"]
+        assert {row.text for group in stream.groups for row in group.rows} <= texts["test"]
+        assert all(group.rows for group in stream.groups)
+        assert all(task.rows for task in stream.tasks)
+
+
+def test_late_labels_all_come_and_none_before_its_time() -> None:
+    [stream] = SCENARIOS["delay"].build(rows_of(times=20), 0)
+    asked, learned, delayed = 0, [], 0
+    for step in steps(stream):
+        asked += len(step.asked)
+        learned += list(step.labelled)
+        delayed = max(delayed, asked - len(learned))
+    assert sorted(map(str, learned)) == sorted(map(str, stream.train))
+    assert learned != stream.train
+    assert delayed > 32
+
+
+def test_a_remapped_label_is_tested_by_its_new_meaning() -> None:
+    [stream] = SCENARIOS["remap"].build(rows_of(domains=5, times=10), 0)
+    old, new = stream.groups[1], stream.groups[2]
+    assert [row.text for row in old.rows] == [row.text for row in new.rows]
+    assert all(a.label != b.label for a, b in zip(old.rows, new.rows, strict=True))
+    assert (old.last, new.first) == (0, 1)
+
+
+def test_a_run_prints_a_table_and_one_line_of_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data" / "clinc150"
+    folder.mkdir(parents=True)
+    rows = [*rows_of(), *(Row(f"nonsense {n}", "oos", "oos", "test") for n in range(3))]
+    with gzip.open(folder / "data.jsonl.gz", "wt") as file:
+        for row in rows:
+            values = {"text": row.text, "label": row.label, "domain": row.domain}
+            file.write(json.dumps({**values, "split": row.split}) + "\n")
+    command = ["--scenario", "clinc150", "--strategy", "two-speed", "naive", "--seeds", "0"]
+    command += ["--data", str(tmp_path / "data"), "--cache", str(tmp_path / "cache")]
+
+    assert learn.main(command) == 0
+
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    two_speed, naive = last["results"]
+    assert [len(two_speed["matrix"]), len(two_speed["matrix"][0])] == [3, 3]
+    assert two_speed["matrix"][0][1:] == [None, None]
+    assert two_speed["final"] > 0.5
+    assert 0.0 <= two_speed["unknown_auroc"] <= 1.0
+    assert naive["unknown_auroc"] is None
+    assert two_speed["features_ms"] > 0.0
+    page = Path(last["report"]).read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+
+    assert learn.main(command) == 0  # from the cache
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["results"] == last["results"]
+
+
+def test_absent_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--data", str(tmp_path / "nothing"), "--cache", str(tmp_path)]
+    assert learn.main(["--scenario", "airline", *where]) == 2
+    assert "airline_tweets/data.jsonl.gz is not there: give the folder" in capsys.readouterr().err
