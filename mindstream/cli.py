@@ -148,7 +148,8 @@ def demo(  # noqa: PLR0913  # a command has as many parameters as flags
     Starts Kafka, Redis and the four roles, streams, examines the model at the end on texts it
     never saw, and accounts for every event. Exit status 1 when one is missing or counted twice.
     """  # noqa: DOC501
-    from mindstream.demo.run import DemoOptions, run_demo
+    from mindstream.demo.options import DemoOptions
+    from mindstream.demo.run import run_demo
 
     settings = settings_of(
         config,

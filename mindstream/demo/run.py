@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -31,7 +30,6 @@ from mindstream.clients import (
     reaching_redis,
 )
 from mindstream.demo.collector import Collector, Sources
-from mindstream.demo.dataset import DataFile, read_data
 from mindstream.demo.deploy import (
     CONTROL,
     clear_away,
@@ -41,11 +39,10 @@ from mindstream.demo.deploy import (
     wait_until_ready,
 )
 from mindstream.demo.exam import Exam, ExamResult
-from mindstream.demo.orders import RATE, StreamOrder, plan_data
+from mindstream.demo.options import DemoOptions, make_plan
 from mindstream.demo.plan import Plan
 from mindstream.demo.producer import DemoProducer
 from mindstream.demo.screen import Screen
-from mindstream.demo.simulator import DESK_RATE, DESK_S, Desk, simulate
 from mindstream.demo.summary import Run, Summary, print_summary, summarize
 from mindstream.demo.tally import Moment, Tally
 from mindstream.sections import EMBEDDED
@@ -59,72 +56,6 @@ from streams.topics import Topics
 TICK_S = 0.1
 PATIENCE_S = 60.0  # nothing moves any more for so long: the rest will not come
 QUIET_S = 8.0  # after the last example: the gate has refused the last candidate
-
-
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """What the command's flags say.
-
-    Attributes:
-        data: a file of labelled texts; None for the simulated support desk.
-        order: file, shuffled, class-incremental or time.
-        drop_labels: rows with one of these labels are left out.
-        seed: of the stream.
-        limit: interactions that are streamed, at most.
-        rate: interactions a second, at most; None: 46 simulated, 150 from a file.
-        duration_s: length of the simulated stream, seconds; None: 75.
-        json: the last line of stdout is one JSON object.
-        plain: lines instead of the live view.
-    """
-
-    data: Path | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    order: str = "file"
-    drop_labels: tuple[str, ...] = ()
-    limit: int | None = None
-    seed: int = 0
-    rate: float | None = None
-    duration_s: float | None = None
-    json: bool = False
-    plain: bool = False
-
-
-def make_plan(options: DemoOptions) -> Plan:
-    """Plan the stream that the options ask for.
-
-    Raises:
-        SettingsError: the options or the file cannot be used.
-    """
-    for name, value in (
-        ("limit", options.limit),
-        ("rate", options.rate),
-        ("duration", options.duration_s),
-    ):
-        if value is not None and value <= 0:
-            raise SettingsError([f"--{name} {value}: must be more than 0"])
-    if options.data is None:
-        return simulate(
-            Desk(
-                seed=options.seed,
-                rate=options.rate if options.rate is not None else DESK_RATE,
-                duration_s=options.duration_s if options.duration_s is not None else DESK_S,
-                limit=options.limit,
-            )
-        )
-    data = read_data(
-        DataFile(
-            options.data,
-            text_column=options.text_column,
-            label_column=options.label_column,
-            drop_labels=options.drop_labels,
-            limit=options.limit,
-        )
-    )
-    rate = options.rate
-    if rate is None:
-        rate = RATE if options.duration_s is None else len(data.stream) / options.duration_s
-    return plan_data(data, StreamOrder(options.order, seed=options.seed, rate=rate))
 
 
 def run_demo(options: DemoOptions, settings: Settings) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mindstream.demo.deploy import adjusted, demo_settings, pages
-from mindstream.demo.run import DemoOptions, make_plan, run_demo
+from mindstream.demo.options import DemoOptions, make_plan
+from mindstream.demo.run import run_demo
 from mindstream.settings import load_settings
 from schemas.errors import SettingsError
 
