@@ -50,7 +50,7 @@ from mindstream.settings import Settings
 from mindstream.supervisor import Supervisor
 from mindstream.up import role_processes, services
 from mindstream.wiring import utc_now
-from schemas.errors import NoReleaseError, SettingsError
+from schemas.errors import NoReleaseError
 from streams.topics import Topics
 
 TICK_S = 0.1
