@@ -33,6 +33,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         revision: of the code in learners/, see `revision`.
         encoder: name of the backbone.
         precision: of the encoder.
+        protocol: counts up when a trial comes to measure something else.
     """
 
     scenario: str
@@ -45,6 +46,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     revision: str
     encoder: str
     precision: str
+    protocol: int = 1
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +65,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         rows_to_80: median over classes of the examples it took to answer 80 % of its probe rows.
         calibration_error: expected calibration error of the final probabilities.
         unknown_auroc: how well `unknown` tells rows of no label; null where it is not measured.
-        strategy_ms: of learning, a training row, without the encoder where that is frozen.
-        features_ms: of the frozen encoder, a text that this run computed; null when all were kept.
-        seconds: of the whole trial.
-        memory_growth_mb: main memory at the end less that after the first rows; a trial may use what
-            an earlier one in the same process gave back.
+        strategy_ms: processor time of learning, a training row, all threads together, without the
+            encoder where that is frozen.
+        features_ms: processor time of the frozen encoder, a text that this run computed; null when
+            all were kept.
+        seconds: of the whole trial, by the clock on the wall.
+        memory_growth_mb: main memory at the end less that after the first rows; a trial may use
+            what an earlier one in the same process gave back.
     """
 
     setup: Setup
