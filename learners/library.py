@@ -8,7 +8,6 @@ Must not know Kafka, Redis or settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,24 +16,27 @@ import numpy as np
 import torch
 
 from learners import loop
+from learners.arguments import check_arguments, checked_name, checked_text, options_of
 from learners.checkpoint import CheckpointStore, LearnerState
+from learners.consolidation import Consolidation, ConsolidationConfig
+from learners.gate import GateRules, judge
 from learners.heads.additive import AdditiveHead
 from learners.holdout import is_held_out
 from learners.localmemory import LocalMemory
-from learners.loop import StepReport
+from learners.loop import StepReport, together
 from learners.model import DEFAULT_BACKBONE, Encoder
 from learners.rehearsal import ReplayRow
 from learners.released import TOP, decide_by
 from learners.strategies import STRATEGIES, StrategyConfig
+from learners.strategies.two_speed import TwoSpeed
 from learners.tasks import Decision, task_kind
-from schemas import Example
+from schemas import Example, GateReport
 from schemas.errors import CheckpointError, LabelError
-from schemas.fields import MAX_ID_CHARS, MAX_TEXT_CHARS, Label
+from schemas.fields import Label
 
 __all__ = ["Decision", "Forgotten", "Learner", "StepReport"]
 
 ANYBODY = "anybody"  # the user of rows that were given without one
-OPTIONS = sorted({f.name for f in fields(StrategyConfig)} - {"kind", "encoder", "replay"})
 _NEVER = datetime.fromtimestamp(0, UTC)  # no strategy reads times
 _MEMORY = "library.memory"
 
@@ -91,7 +93,7 @@ class Learner:
         held_out_share: float = 0.05,
         **options: Any,  # noqa: ANN401 - StrategyConfig says which
     ) -> None:
-        _check_arguments(strategy, held_out_share, options)
+        check_arguments(strategy, held_out_share, options)
         if isinstance(encoder, str):
             encoder = Encoder.load(encoder)
         self.memory = LocalMemory() if memory is None else memory
@@ -103,7 +105,7 @@ class Learner:
             strategy=STRATEGIES[strategy](config),
             held_out_share=held_out_share,
         )
-        self._options = _options(config)
+        self._options = options_of(config)
         self._given = 0  # rows that were ever given: the next id
 
     @property
@@ -151,7 +153,7 @@ class Learner:
             self.memory.offer([self._row(example) for example in fresh])
             if progress is not None:
                 progress(min(start + rows, len(examples)), len(examples))
-        return _together(reports)
+        return together(reports)
 
     def predict(self, texts: Sequence[str], *, top: int = TOP) -> list[Decision]:
         """Answer as a release made now would: all that was learned has its effect.
@@ -166,12 +168,70 @@ class Learner:
         Raises:
             ValueError: a text is not as said for `learn`, or nothing was learned yet.
         """
-        checked = [_text(text, row) for row, text in enumerate(texts)]
+        checked = [checked_text(text, row) for row, text in enumerate(texts)]
         if not self.loop.labels:
             raise ValueError("predict before learn: 0 labels are known, at least 1 is needed")
         self.loop.strategy.settle()
         features = self.encoder.encode(checked)
         return decide_by(self.loop.strategy.head, features, kind=self.loop.kind, top=top)
+
+    def consolidate(
+        self, config: ConsolidationConfig | None = None, *, progress: Progress | None = None
+    ) -> GateReport:
+        """Fine-tune the encoder of a `two-speed` learner on all that memory holds.
+
+        The sums are then made anew for it. The old encoder stays in use when the new one does not
+        hold on the held-out rows.
+
+        Args:
+            config: how it trains.
+            progress: called with steps done and steps in all.
+
+        Returns:
+            The gate's figures: `accepted` says whether the new encoder is in use now.
+
+        Raises:
+            ValueError: another strategy, or memory is empty.
+        """
+        strategy = self.loop.strategy
+        if not isinstance(strategy, TwoSpeed):
+            raise ValueError(f"consolidate: strategy {strategy.name!r} trains its encoder anyway")
+        current = self._summed(list(self.memory.rows()), strategy.additive_head)
+        rows = [(row.text, row.label) for row in current]
+        kept = self.memory.held_out(self.memory.size().held_out_rows)
+        held_out = [(row.text, row.label) for row in kept]
+        work = Consolidation(
+            strategy.encoder,
+            self.loop.kind,
+            [text for text, _ in rows],
+            [label for _, label in rows],
+            config=config or ConsolidationConfig(),
+        )
+        while work.done < work.steps:
+            work.step()
+            if progress is not None:
+                progress(work.done, work.steps)
+        challenger = strategy.on_encoder(work.encoder(), rows, held_out)
+        strategy.settle()
+        texts, truths = [text for text, _ in held_out], [label for _, label in held_out]
+        report = judge(
+            truths=truths,
+            challenger=self._answers(challenger, texts),
+            champion=self._answers(strategy, texts),
+            kind=self.loop.kind,
+            labels=self.labels,
+            rules=GateRules(),
+        )
+        if report.accepted:
+            self.loop.strategy = challenger
+        return report
+
+    def _answers(self, strategy: TwoSpeed, texts: Sequence[str]) -> list[Label | None]:
+        if not texts:
+            return []
+        features = strategy.encoder.encode(texts)
+        decided = decide_by(strategy.head, features, kind=self.loop.kind, top=1)
+        return [decision.label for decision in decided]
 
     def forget(self, user: str) -> Forgotten:
         """Erase a user's rows from memory, and take them out of an additive head's sums.
@@ -285,13 +345,13 @@ class Learner:
         numbered = [f"row-{self._given + row:012d}" for row in range(count)]
         return [
             Example(
-                id=_name(numbered[row] if ids is None else ids[row], f"ids[{row}]"),
-                user=_name(ANYBODY if users is None else users[row], f"users[{row}]"),
+                id=checked_name(numbered[row] if ids is None else ids[row], f"ids[{row}]"),
+                user=checked_name(ANYBODY if users is None else users[row], f"users[{row}]"),
                 task=self.loop.task,
                 time=_NEVER,
                 labelled_at=_NEVER,
                 label=self._label(labels[row], row),
-                text=_text(texts[row], row),
+                text=checked_text(texts[row], row),
             )
             for row in range(count)
         ]
@@ -330,52 +390,3 @@ class Learner:
             current[label] = current[label][-newest:] if newest else []
         there = {id_ for ids in current.values() for id_ in ids}
         return [row for row in mine if not isinstance(row.label, str) or row.id in there]
-
-
-def _options(config: StrategyConfig) -> dict[str, Any]:
-    """Give what a strategy was built with, as JSON values."""
-    values = {name: getattr(config, name) for name in OPTIONS}
-    return {**values, "plugin_arguments": dict(config.plugin_arguments)}
-
-
-def _check_arguments(strategy: str, held_out_share: float, options: Mapping[str, Any]) -> None:
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy {strategy!r}: one of {', '.join(STRATEGIES)} was expected")
-    if not 0.0 <= held_out_share < 1.0:
-        raise ValueError(f"held_out_share {held_out_share!r}: 0 to below 1 was expected")
-    for name in options:
-        if name not in OPTIONS:
-            raise ValueError(f"option {name!r}: one of {', '.join(OPTIONS)} was expected")
-
-
-def _text(text: object, row: int) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"texts[{row}]: {text!r} is {type(text).__name__}, text was expected")
-    if not text.strip():
-        raise ValueError(f"texts[{row}]: {text!r} is empty, text was expected")
-    if len(text) > MAX_TEXT_CHARS:
-        raise ValueError(
-            f"texts[{row}]: {len(text):,} characters, at most {MAX_TEXT_CHARS:,} are allowed"
-        )
-    return text
-
-
-def _name(value: object, name: str) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_CHARS:
-        raise ValueError(f"{name}: {value!r}, 1 to {MAX_ID_CHARS} characters were expected")
-    return value
-
-
-def _together(reports: Sequence[StepReport]) -> StepReport:
-    """Add up the reports of micro-batches; the loss is the mean over learned rows."""
-    rows = sum(report.rows for report in reports)
-    return StepReport(
-        rows=rows,
-        held_out=sum(report.held_out for report in reports),
-        repeated=sum(report.repeated for report in reports),
-        scored=sum(report.scored for report in reports),
-        agreement=sum(report.agreement for report in reports),
-        loss=sum(report.loss * report.rows for report in reports) / max(rows, 1),
-        replayed=sum(report.replayed for report in reports),
-        new_labels=sum(report.new_labels for report in reports),
-    )

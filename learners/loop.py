@@ -182,3 +182,18 @@ class Learner:
         self.strategy.restore(arrays, state.meta["state"])
         self.ledger.restore(arrays["ledger"], total=state.meta["ledger_total"])
         self.learned = int(state.meta["learned"])
+
+
+def together(reports: Sequence[StepReport]) -> StepReport:
+    """Add up the reports of micro-batches; the loss is the mean over learned rows."""
+    rows = sum(report.rows for report in reports)
+    return StepReport(
+        rows=rows,
+        held_out=sum(report.held_out for report in reports),
+        repeated=sum(report.repeated for report in reports),
+        scored=sum(report.scored for report in reports),
+        agreement=sum(report.agreement for report in reports),
+        loss=sum(report.loss * report.rows for report in reports) / max(rows, 1),
+        replayed=sum(report.replayed for report in reports),
+        new_labels=sum(report.new_labels for report in reports),
+    )

@@ -127,6 +127,7 @@ class Releaser:
         self._features = FeatureCache(4 * rows)
         self._encoders = EncoderCache()
         self._encoder_blobs: dict[str, Blob] | None = None
+        self._shared: Encoder | None = None
         self._until_prune = PRUNE_EVERY
         self._stirred = False
 
@@ -252,7 +253,8 @@ class Releaser:
     def _share_encoder(self) -> None:
         """Let released models use the learner's own encoder where it is frozen."""
         strategy = self.learner.strategy
-        if strategy.trains_encoder or self._encoder_blobs is not None:
+        if strategy.trains_encoder or self._shared is strategy.encoder:
             return
+        self._shared = strategy.encoder  # another one after a consolidation
         self._encoder_blobs = self.registry.put_blobs(strategy.encoder.blobs())
         self._encoders.keep(self._encoder_blobs, strategy.encoder)

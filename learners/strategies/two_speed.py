@@ -9,7 +9,9 @@ this file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,9 @@ from learners.model import Encoder
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.template import MicroBatch, StreamTemplate
 from schemas.errors import CheckpointError
+from schemas.fields import Label
+
+REFILL_ROWS = 1_024
 
 
 class FrozenFeatures(nn.Module):
@@ -84,6 +89,21 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         if len(train):
             self.head.add(features[train], [rows[i] for i in train])
             self._watch(features, rows, [int(i) for i in train if batch.previous[i] is None])
+
+    def refill(
+        self,
+        labels: Sequence[str],
+        rows: Iterable[tuple[str, Label]],
+        held_out: Iterable[tuple[str, Label]],
+    ) -> None:
+        """Fill an empty head: labels in their order, then rows, then probes."""
+        for label in labels:
+            self.head.row_of(label)
+        self._name(labels)
+        for pieces, take in ((rows, self.head.add), (held_out, self.head.probe)):
+            for piece in batched(pieces, REFILL_ROWS):
+                features = self.encoder.encode([text for text, _ in piece])
+                take(features, [self._rows(label) for _, label in piece])
 
     def declare(self, labels: Sequence[str]) -> None:
         """Let labels be said by their names alone, before they have any row."""
@@ -163,6 +183,11 @@ class TwoSpeed:
     trains_encoder = False
 
     def __init__(self, config: StrategyConfig) -> None:
+        self._started_from = config.encoder.space_id
+        self._build(config)
+
+    def _build(self, config: StrategyConfig) -> None:
+        self._config = config
         self.encoder = config.encoder
         self._head = AdditiveHead(
             features=config.encoder.width,
@@ -189,6 +214,11 @@ class TwoSpeed:
     @property
     def head(self) -> ServedHead:
         """The additive head."""
+        return self._head
+
+    @property
+    def additive_head(self) -> AdditiveHead:
+        """The same, as what it is."""
         return self._head
 
     @property
@@ -220,6 +250,29 @@ class TwoSpeed:
         self._head.solve()
         return True
 
+    def on_encoder(
+        self,
+        encoder: Encoder,
+        rows: Iterable[tuple[str, Label]],
+        held_out: Iterable[tuple[str, Label]],
+    ) -> TwoSpeed:
+        """Give the same strategy on another encoder, its sums made anew.
+
+        Args:
+            encoder: of the same architecture, as a consolidation makes it.
+            rows: text and canonical label of everything that is to be in the sums.
+            held_out: and of everything that the choice and the calibration are made on.
+
+        Returns:
+            A strategy with the same labels in the same rows; this one stays as it is.
+        """
+        other = TwoSpeed(replace(self._config, encoder=encoder))
+        other._started_from = self._started_from
+        other._plugin.refill(self._head.labels, rows, held_out)
+        other._plugin.renewed = self._plugin.renewed
+        other._head.solve()
+        return other
+
     def head_blobs(self) -> dict[str, bytes]:
         """Write the solved head and its projection."""
         return self._head.blobs()
@@ -229,10 +282,15 @@ class TwoSpeed:
         arrays, meta = self._head.state()
         windows, drift = self._plugin.drift.state()
         arrays = {**arrays, **windows}
+        tensors = {f"head.{name}": torch.from_numpy(np.asarray(a)) for name, a in arrays.items()}
+        if self.encoder.space_id != self._started_from:  # consolidated: nobody else has it
+            weights = self.encoder.module.backbone.state_dict()
+            tensors |= {f"encoder.{name}": t.detach().cpu() for name, t in weights.items()}
         return (
-            {f"head.{name}": torch.from_numpy(np.asarray(a)) for name, a in arrays.items()},
+            tensors,
             {
                 "head": meta,
+                "started_from": self._started_from,
                 "drift": {**drift, "renewed": self._plugin.renewed},
                 "space_id": self.encoder.space_id,
                 "precision": self.encoder.precision,
@@ -245,11 +303,16 @@ class TwoSpeed:
         Raises:
             CheckpointError: the state belongs to another encoder.
         """
-        if meta["space_id"] != self.encoder.space_id:
+        if meta["started_from"] != self._started_from:
             raise CheckpointError(
                 "the checkpoint was made with another backbone: give this one its own data_dir, "
                 "or delete the checkpoint to learn the examples again from Kafka"
             )
+        weights = {
+            n.removeprefix("encoder."): t for n, t in arrays.items() if n.startswith("encoder.")
+        }
+        if weights:
+            self._build(replace(self._config, encoder=self.encoder.with_weights(weights)))
         self.encoder.use_precision(meta["precision"])
         head = {
             n.removeprefix("head."): a.numpy() for n, a in arrays.items() if n.startswith("head.")
@@ -257,3 +320,14 @@ class TwoSpeed:
         self._head.restore(head, meta["head"])
         self._plugin.drift.restore(head, meta["drift"])
         self._plugin.renewed = int(meta["drift"]["renewed"])
+
+
+def batched(rows: Iterable[tuple[str, Label]], most: int) -> Iterator[Sequence[tuple[str, Label]]]:
+    """Cut rows into pieces.
+
+    Yields:
+        Up to `most` rows.
+    """
+    source = iter(rows)
+    while piece := list(islice(source, most)):
+        yield piece

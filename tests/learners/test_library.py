@@ -10,6 +10,7 @@ import pytest
 
 import learners
 from learners import loop
+from learners.consolidation import ConsolidationConfig
 from learners.library import Learner
 from learners.localmemory import LocalMemory
 from learners.model import Encoder
@@ -198,3 +199,45 @@ def test_a_memory_taken_up_again_goes_on_the_same(policy: Policy) -> None:
     assert memory.held_out(9) == again.held_out(9)
     assert memory.erase_user("u2") == again.erase_user("u2")
     assert memory.state() == again.state()
+
+
+def test_consolidation_is_judged_on_held_out_rows_saved_and_taken_up(tmp_path: Path) -> None:
+    rows = [
+        (f"{opening} {thing} {n}", label)
+        for opening in ("the", "one", "that", "some")
+        for thing, label in (("red cup", "first"), ("blue cup", "first"), ("red mug", "second"))
+        for n in range(4)
+    ]
+    learner = Learner(
+        encoder=Encoder.load(max_tokens=16, device="cpu", precision="fp32"),
+        held_out_share=0.4,
+        projection_width=128,
+    )
+    learner.learn([text for text, _ in rows], [label for _, label in rows])
+    before, steps = learner.encoder.space_id, []
+    report = learner.consolidate(
+        ConsolidationConfig(epochs=2, batch_rows=8),
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert report.accepted, report.reason
+    assert report.rows == learner.memory.size().held_out_rows > 0
+    assert steps[-1] == (len(steps), len(steps))
+    assert learner.encoder.space_id != before
+    assert learner.labels == ["first", "second"]
+    answers = [decision.label for decision in learner.predict([text for text, _ in rows])]
+    assert answers == [label for _, label in rows]
+    learner.save(tmp_path)
+    again = Learner.load(tmp_path)
+    assert again.encoder.space_id == learner.encoder.space_id
+    for one in (learner, again):
+        one.learn(["a green mug"], ["second"])
+    assert again.predict(["a green mug"]) == learner.predict(["a green mug"])
+
+
+def test_only_a_frozen_encoder_is_consolidated() -> None:
+    with pytest.raises(ValueError, match="strategy 'naive' trains its encoder anyway"):
+        Learner("naive", encoder=Encoder.load(max_tokens=16, device="cpu")).consolidate()
+    with pytest.raises(ValueError, match="0 texts"):
+        Learner(
+            encoder=Encoder.load(max_tokens=16, device="cpu"), projection_width=64
+        ).consolidate()
