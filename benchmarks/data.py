@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+OUT_OF_SCOPE = "oos"  # label and domain of texts that no label fits
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -72,6 +73,8 @@ def cut_down(
 ) -> list[Row]:
     """Keep the first so many domains, labels of each, and rows of each label, in order.
 
+    Texts out of scope are no domain of these.
+
     Args:
         rows: of a data set.
         domains: kept.
@@ -92,7 +95,8 @@ def cut_down(
     counts: dict[tuple[str, str, str], int] = {}
     kept: list[Row] = []
     for row in rows:
-        if row.domain not in kept_labels and len(kept_labels) >= domains and row.domain != "oos":
+        full = len(kept_labels.keys() - {OUT_OF_SCOPE}) >= domains
+        if row.domain not in kept_labels and full and row.domain != OUT_OF_SCOPE:
             continue
         mine = kept_labels.setdefault(row.domain, [])
         if row.label not in mine and len(mine) < labels:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.data import Row, cut_down, labels_of, read, shuffled
+from benchmarks.data import OUT_OF_SCOPE, Row, cut_down, labels_of, read, shuffled
 
 FOREVER = 1_000_000
 MAX_DELAY = 5_000  # events
@@ -99,7 +99,7 @@ def clinc150(rows: Sequence[Row], seed: int) -> list[Stream]:
     chance.shuffle(domains)
     pieces = [labels_of(row for row in known if row.domain == domain) for domain in domains]
     stream = _by_labels("clinc150", known, pieces, domains, chance)
-    unknown = tuple(row for row in rows if row.label == "oos" and row.split == "test")
+    unknown = tuple(row for row in rows if row.label == OUT_OF_SCOPE and row.split == "test")
     return [replace(stream, unknown=unknown)]
 
 
@@ -256,7 +256,7 @@ SCENARIOS = {
 
 
 def _known(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.label != "oos"]
+    return [row for row in rows if row.label != OUT_OF_SCOPE]
 
 
 def _train(rows: Sequence[Row], label: str) -> list[Row]:
