@@ -28,6 +28,7 @@ class Calibration:
         threshold: probability from which a label of several is said.
         slope: of the largest probability's logit; 1 changes nothing.
         offset: of the largest probability's logit; 0 changes nothing.
+        lift: what is added to cosines to means before they lift scores.
         score_mean: of known inputs' best scores; with their spread, and the cosines' likewise.
         known_quantiles: float32 [QUANTILES], of how known held-out rows look; empty before there
             are any.
@@ -37,6 +38,7 @@ class Calibration:
     threshold: float = 0.5
     slope: float = 1.0
     offset: float = 0.0
+    lift: float = 0.0
     score_mean: float = 0.0
     score_spread: float = 1.0
     cosine_mean: float = 0.0
@@ -105,6 +107,7 @@ _NUMBERS = (
     "threshold",
     "slope",
     "offset",
+    "lift",
     "score_mean",
     "score_spread",
     "cosine_mean",

@@ -8,7 +8,7 @@ rows: the best strength falls as rows grow, and differs between tasks by two ord
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learners.heads.base import NEVER, Arrays, Floats, Meta
+from learners.heads.base import NEVER, Floats, Meta
 from learners.heads.calibration import QUANTILES, Calibration
 from learners.heads.probes import (
     MIN_PROBES,
@@ -39,6 +39,8 @@ CHOOSE_GROWTH = 2.0
 CALIBRATE_GROWTH = 1.25
 CHOOSE_PROBES = 512  # the newest of the ring
 RIPE_ROWS = 96  # a label with fewer rows is young: its mean lifts it, and only ridges judge it
+LIFT_SHARE = 0.25  # of the difference between cosines' and scores' best rivals
+LIFT_ROWS = 24  # a label with so many rows shows how cosines and scores compare
 USUAL_LEAD = 0.7  # of a ridge's best score over the mean score
 PRIORS = (0.0, 0.5, 1.0)  # share of the log prior that is added to the logits
 RAREST_SHARE = 0.25  # of the mean count: no label's prior is below it, so that new ones are heard
@@ -239,20 +241,24 @@ class Chooser:
         if len(places) < MIN_PROBES:
             return solved.calibration
         features = ring.features[places]
-        scores = solved.scores_of(features, ring.codes[places])
         truths = [ring.label_rows[place] for place in places]
         if self.several:
+            scores = solved.scores_of(features, ring.codes[places])
             return self._calibrate_several(solved, scores, truths, features)
+        plain, cosines = solved.unlifted(ring.codes[places]), solved.cosines(features)
+        truth = np.array([labels[0] for labels in truths])
+        lift = fit_lift(plain, cosines, truth, counts=counts.numpy())
+        solved = replace(solved, calibration=replace(solved.calibration, lift=lift))
+        scores = solved.scores_of(features, ring.codes[places])
         grown = 1.0 - solved.mean_weights  # a lifted label has only this much of its bias
         scores -= grown * self.bias(counts, scale=solved.scale).numpy()
         prior = log_prior(counts).numpy() * grown
-        truth = np.array([labels[0] for labels in truths])
         fits = [(*fit_softmax(scores, truth, bias=share * prior), share) for share in PRIORS]
         scale, _, self.prior = min(fits, key=lambda fit: fit[1])
         scores = scores + (self.prior / scale * prior).astype(np.float32)
         slope, offset = fit_largest(_softmax(scale * scores), truth)
-        calibration = Calibration(scale=scale, slope=slope, offset=offset)
-        return _with_known(calibration, scores, solved.cosines(features))
+        calibration = replace(solved.calibration, scale=scale, slope=slope, offset=offset)
+        return _with_known(calibration, scores, cosines)
 
     def _calibrate_several(
         self,
@@ -315,6 +321,34 @@ def unit_of(scores: Floats) -> float:
     return USUAL_LEAD / max(float(lead.mean()), 1e-9) if lead.any() else 1.0
 
 
+def fit_lift(
+    scores: Floats, cosines: Floats, truth: NDArray[np.intp], *, counts: NDArray[np.float64]
+) -> float:
+    """Find what is added to cosines before they lift scores.
+
+    Cosines to wrong labels' means are larger than a solve's scores of wrong labels. Taking all of
+    that away would leave new labels unheard, taking none lets them speak for others' rows.
+
+    Args:
+        scores: float32 [rows, labels], of the solve.
+        cosines: float32 [rows, labels], to the labels' means.
+        truth: column of each row's label.
+        counts: float64 [labels], rows of each.
+
+    Returns:
+        Usually below 0; 0 while there are too few rows of known labels.
+    """
+    known = np.flatnonzero(counts[truth] >= LIFT_ROWS)
+    if len(known) < MIN_PROBES or scores.shape[1] < 2:
+        return 0.0
+    best = []
+    for values in (scores, cosines):
+        rivals = values[known].copy()
+        rivals[np.arange(len(known)), truth[known]] = NEVER
+        best.append(float(rivals.max(axis=1).mean()))
+    return LIFT_SHARE * (best[0] - best[1])
+
+
 def log_prior(counts: Tensor) -> Tensor:
     """Give the log of each label's count over the mean count: float64 [labels]."""
     mean = counts.sum() / (counts > 0).sum().clamp_min(1)
@@ -340,19 +374,15 @@ def macro_f1(decided: NDArray[np.intp], truth: NDArray[np.intp]) -> float:
 
 def _with_known(calibration: Calibration, scores: Floats, cosines: Floats) -> Calibration:
     best, near = scores.max(axis=1), cosines.max(axis=1)
-    placed = Calibration(
-        scale=calibration.scale,
-        threshold=calibration.threshold,
-        slope=calibration.slope,
-        offset=calibration.offset,
+    placed = replace(
+        calibration,
         score_mean=float(best.mean()),
         score_spread=float(max(best.std(), 1e-6)),
         cosine_mean=float(near.mean()),
         cosine_spread=float(max(near.std(), 1e-6)),
     )
     known = np.quantile(placed.known(scores, cosines), np.linspace(0, 1, QUANTILES))
-    arrays: Arrays = {"known": known.astype(np.float32)}
-    return Calibration(**placed.meta(), known_quantiles=arrays["known"])
+    return replace(placed, known_quantiles=known.astype(np.float32))
 
 
 def _softmax(logits: Floats) -> Floats:

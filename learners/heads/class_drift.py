@@ -21,10 +21,10 @@ from learners.heads.base import Arrays, Floats, Meta
 
 CHANGED_MISSES = 0.9  # share of misses after a change
 USUAL_MISSES = 0.1  # share before it, at least
-USUAL_WEIGHT = 0.05  # of the newest row in a label's usual share of misses
+USUAL_WEIGHT = 0.01  # of the newest row in a label's usual share of misses
 SETTLED_ROWS = 20  # a label with fewer rows has no usual share yet
 MAX_USUAL = 0.5  # a label that misses more is not known well enough to change
-ALARM = 6.0  # log likelihood ratio: three misses more than hits, for a label that rarely misses
+ALARM = math.log(1e6)  # a CUSUM at log n has a false alarm in n rows at most (Lorden, 1971)
 WINDOW_ROWS = 20
 
 
@@ -73,7 +73,8 @@ class ClassDrift:
         watch = self._labels.setdefault(label, _Watch())
         watch.rows += 1
         watch.window.append(np.array(features, dtype=np.float32))
-        usual = max(USUAL_MISSES, watch.misses)
+        doubt = math.sqrt(watch.misses * (1 - watch.misses) * max(USUAL_WEIGHT, 1 / watch.rows))
+        usual = max(USUAL_MISSES, watch.misses + doubt)  # one error to the safe side
         if watch.rows > SETTLED_ROWS and usual <= MAX_USUAL:
             ratio = (
                 math.log((1 - CHANGED_MISSES) / (1 - usual))
@@ -82,9 +83,9 @@ class ClassDrift:
             )
             watch.evidence = max(0.0, watch.evidence + ratio)
             watch.since = watch.since + 1 if watch.evidence > 0 else 0
-        if watch.evidence == 0.0:  # rows that may be of a change are not usual ones
-            weight = max(USUAL_WEIGHT, 1 / watch.rows)
-            watch.misses += weight * ((0.0 if hit else 1.0) - watch.misses)
+        # Also while there is evidence: leaving those rows out would make misses look rarer.
+        weight = max(USUAL_WEIGHT, 1 / watch.rows)
+        watch.misses += weight * ((0.0 if hit else 1.0) - watch.misses)
         if watch.evidence < ALARM:
             return None
         rows = np.stack(list(watch.window)[-watch.since :])

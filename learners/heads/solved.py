@@ -109,9 +109,19 @@ class SolvedAdditive:
         scores[by_lead] = newer[by_lead]
         return scores
 
+    def unlifted(self, codes: Tensor) -> Floats:
+        """Score codes, int8 [rows, d], by the newest solve alone: float32 [rows, labels]."""
+        scores: Floats = (codes.float() @ self._matrix).numpy()
+        if self.fresh.any():
+            leading = codes[:, : self.lead_weights.shape[1]].float()
+            newer: Floats = (leading @ self._lead_matrix).numpy()
+            scores[:, self.fresh] = newer[:, self.fresh]
+        return scores
+
     def _lifted(self, scores: Floats, cosines: Floats | None) -> Floats:
         if cosines is not None:
-            scores = scores + self.mean_weights * (cosines - scores)
+            lift = cosines + np.float32(self.calibration.lift)
+            scores = scores + self.mean_weights * (lift - scores)
         return scores
 
     def cosines(self, features: Floats) -> Floats:
