@@ -89,6 +89,11 @@ class LabelNames:
         ).sum(dim=1)
         self._named[young[cosines.amax(dim=1) > own + DOUBT_MARGIN]] = False
 
+    def drop(self, row: int) -> None:
+        """Take a label's name away."""
+        if row < len(self._named):
+            self._named[row] = False
+
     def mixed(self, means: Tensor, counts: Tensor) -> Tensor:
         """Mix names into means: float64 [labels, features]."""
         self._grow(len(counts))
