@@ -42,7 +42,7 @@ LEAD = 768
 LEAD_GROWTH = 1.5  # of any label, or of all rows, until the leading features are solved again
 FULL_GROWTH = 2.0  # of all rows, until all features are solved again
 FIRST_FULL_ROWS = 256
-HALF_MEAN_ROWS = 48.0  # rows at which mean and solve weigh the same; means end at RIPE_ROWS
+HALF_MEAN_ROWS = 40.0  # rows at which mean and solve weigh the same; means end at RIPE_ROWS
 CONTRADICTION = 0.3  # cosine by which newest rows are nearer to another label's mean
 UNLIKE = 0.3  # cosine below which newest rows do not look like their label's mean
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
@@ -301,7 +301,7 @@ class AdditiveHead:
         lead[:, 0] += bias[: len(lead)]
         means, centre = self._means(known)
         young = counts < (RIPE_ROWS if self.solver == "class-balanced" else 0)
-        share = HALF_MEAN_ROWS / (HALF_MEAN_ROWS + counts)
+        share = HALF_MEAN_ROWS**2 / (HALF_MEAN_ROWS**2 + counts**2)
         heard = (counts > 0) | self.names.declared(known)
         half, scales = halved(weights)
         lead_half, lead_scales = halved(lead)
