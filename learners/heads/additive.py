@@ -5,8 +5,8 @@ solve and the calibration are files of their own. Must not know encoders, tasks 
 
 Two solves of the same sums serve together. The full one, over all random features, comes at
 doublings of the rows and whenever there is time. The leading features have a Gram matrix of their
-own, whose solve costs a fiftieth: it comes whenever a label has grown by half, and answers for
-the labels that changed since the full one. Means lift labels with few rows, and a label's own name
+own, whose solve costs little: it comes whenever a label has grown by half, and answers for the
+labels that changed since the full one. Means lift labels with few rows, and a label's own name
 counts as one row of it.
 """
 

@@ -24,7 +24,8 @@ USUAL_MISSES = 0.1  # share before it, at least
 USUAL_WEIGHT = 0.01  # of the newest row in a label's usual share of misses
 SETTLED_ROWS = 20  # a label with fewer rows has no usual share yet
 MAX_USUAL = 0.5  # a label that misses more is not known well enough to change
-ALARM = math.log(1e6)  # a CUSUM at log n has a false alarm in n rows at most (Lorden, 1971)
+# A CUSUM at log n gives at most one false alarm in n rows, on average (Lorden, 1971).
+ALARM = math.log(1e6)
 WINDOW_ROWS = 20
 
 
