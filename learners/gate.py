@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,20 @@ class Agreement(Protocol):
 
     def agreement(self, truth: Label, predicted: Label | None) -> float:
         """Say how well a prediction agrees with the truth, 0 to 1."""
+        ...
+
+
+class Answer(Protocol):
+    """What the gate asks of a decision."""
+
+    @property
+    def label(self) -> Label:
+        """What was answered."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Probability that the whole label is right, 0 to 1."""
         ...
 
 
@@ -55,21 +69,23 @@ _TOLERANCE = 1e-9
 def judge(
     *,
     truths: Sequence[Label],
-    challenger: Sequence[Label | None],
-    champion: Sequence[Label | None] | None,
+    challenger: Sequence[Answer | None],
+    champion: Sequence[Answer | None] | None,
     kind: Agreement,
     labels: Sequence[str],
     rules: GateRules,
+    changed: Collection[str] = (),
 ) -> GateReport:
     """Judge a challenger on held-out rows.
 
     Args:
-        truths: labels of the held-out rows.
-        challenger: what the challenger predicts on them, None where it cannot.
-        champion: what the serving release predicts on them; None when there is none.
+        truths: labels of the held-out rows, in order of their arrival in memory, oldest first.
+        challenger: what the challenger answers on them, None where it cannot.
+        champion: what the serving release answers on them; None when there is none.
         kind: the task's kind.
         labels: those the challenger knows.
         rules: what it may lose.
+        changed: labels whose meaning changed since the champion was made.
 
     Returns:
         The decision, with one sentence that holds the figure that decided.
@@ -80,7 +96,7 @@ def judge(
     rows = len(truths)
     if len(challenger) != rows or (champion is not None and len(champion) != rows):
         raise ValueError(f"{rows} truths need as many predictions of challenger and champion")
-    ours = [kind.agreement(*pair) for pair in zip(truths, challenger, strict=True)]
+    ours = _agreements(truths, challenger, kind)
     score = _mean(ours)
     if not labels:
         return GateReport(
@@ -93,7 +109,7 @@ def judge(
         )
         return GateReport(accepted=True, reason=reason, rows=rows, challenger=score)
 
-    theirs = [kind.agreement(*pair) for pair in zip(truths, champion, strict=True)]
+    theirs = _agreements(truths, champion, kind)
     worst = _worst_label(truths, ours, theirs, kind=kind, rules=rules)
     overall = _Loss(None, score, _mean(theirs), rows, _standard_error(ours, theirs))
     accepted, reason = _decide(overall, worst, rules)
@@ -172,6 +188,15 @@ def _worst_label(
         if lost.loss > worst.loss + _TOLERANCE:
             worst = lost
     return worst
+
+
+def _agreements(
+    truths: Sequence[Label], answers: Sequence[Answer | None], kind: Agreement
+) -> list[float]:
+    return [
+        kind.agreement(truth, None if answer is None else answer.label)
+        for truth, answer in zip(truths, answers, strict=True)
+    ]
 
 
 def _standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -226,12 +226,11 @@ class Learner:
             self.loop.strategy = challenger
         return report
 
-    def _answers(self, strategy: TwoSpeed, texts: Sequence[str]) -> list[Label | None]:
+    def _answers(self, strategy: TwoSpeed, texts: Sequence[str]) -> list[Decision]:
         if not texts:
             return []
         features = strategy.encoder.encode(texts)
-        decided = decide_by(strategy.head, features, kind=self.loop.kind, top=1)
-        return [decision.label for decision in decided]
+        return decide_by(strategy.head, features, kind=self.loop.kind, top=1)
 
     def forget(self, user: str) -> Forgotten:
         """Erase a user's rows from memory, and take them out of an additive head's sums.

@@ -6,7 +6,7 @@ Owns the comparison on held-out memory and the publication; must not know Kafka 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.gate import GateRules, judge
+from learners.heads.class_drift import WINDOW_ROWS
 from learners.loop import Learner
 from learners.model import Encoder
 from learners.registry import Registry
-from learners.released import EncoderCache, ReleasedModel
-from learners.strategies.base import Rests
+from learners.released import EncoderCache, ReleasedModel, decide_by
+from learners.strategies.base import Renews, Rests
+from learners.tasks import Decision
 from schemas import Blob, GateReport, ModelRelease
 from schemas.errors import NoReleaseError
 from schemas.fields import Label
@@ -215,32 +217,41 @@ class Releaser:
     def _judge(self) -> GateReport:
         strategy = self.learner.strategy
         rows = list(self.memory.held_out(self.rows))
-        truths = [row.label for row in rows]
-        challenger: Sequence[Label | None] = []
-        champion: Sequence[Label | None] | None = None if self.champion is None else []
-        if rows:
-            challenger = self._challenge(rows)
-            if self.champion is not None:
-                features = self._features.features(self.champion.encoder, rows)
-                champion = [decision.label for decision in self.champion.decide(features)]
+        champion: Sequence[Decision] | None = None if self.champion is None else []
+        if rows and self.champion is not None:
+            features = self._features.features(self.champion.encoder, rows)
+            champion = self.champion.decide(features, top=1)
         return judge(
-            truths=truths,
-            challenger=challenger,
+            truths=[row.label for row in rows],
+            challenger=self._challenge(rows),
             champion=champion,
             kind=self.learner.kind,
             labels=list(strategy.head.labels),
             rules=self.rules,
+            changed=self._changed(),
         )
 
-    def _challenge(self, rows: Sequence[HeldOutRow]) -> Sequence[Label | None]:
+    def _challenge(self, rows: Sequence[HeldOutRow]) -> Sequence[Decision | None]:
         strategy = self.learner.strategy
+        if not rows or not strategy.head.labels:
+            return [None] * len(rows)
         if strategy.trains_encoder:  # its features change with every step: nothing to keep
             features = strategy.encoder.encode([row.text for row in rows])
         else:
             features = self._features.features(strategy.encoder, rows)
-        return self.learner.decisions(
-            strategy.head.scores(features), labels=list(strategy.head.labels)
-        )
+        return decide_by(strategy.head, features, kind=self.learner.kind, top=1)
+
+    def _changed(self) -> Collection[str]:
+        """Name the labels whose meaning may have changed since the champion was made.
+
+        A label changed before it when more of its rows were learned since the change than rows in
+        all since the champion.
+        """
+        strategy = self.learner.strategy
+        if self.champion is None or not isinstance(strategy, Renews):
+            return ()
+        since = self.learner.learned - self.champion.release.learned + WINDOW_ROWS
+        return {label for label, rows in strategy.renewed_rows().items() if rows <= since}
 
     def _encoder(self) -> dict[str, Blob]:
         """Store the encoder: once where it is frozen, anew where it is trained."""

@@ -179,6 +179,15 @@ class Rests(Protocol):
 
 
 @runtime_checkable
+class Renews(Protocol):
+    """What a strategy offers beside `Strategy` when it notices that a label's meaning changed."""
+
+    def renewed_rows(self) -> Mapping[str, int]:
+        """Give such labels, each with its rows learned since the change; a few may be older."""
+        ...
+
+
+@runtime_checkable
 class Consolidates(Protocol):
     """What a strategy offers beside `Strategy` when it has consolidation points."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from learners.gate import GateRules, judge
-from learners.tasks import task_kind
+from learners.tasks import Decision, task_kind
 from schemas.fields import Label
 from schemas.models import GateReport
 
@@ -21,12 +23,16 @@ def decide(
 ) -> GateReport:
     return judge(
         truths=truths,
-        challenger=challenger,
-        champion=champion,
+        challenger=answers(challenger),
+        champion=None if champion is None else answers(champion),
         kind=task_kind("classify"),
         labels=LABELS,
         rules=rules or GateRules(),
     )
+
+
+def answers(labels: Sequence[Label | None], score: float = 1.0) -> list[Decision | None]:
+    return [None if label is None else Decision(label, score, ()) for label in labels]
 
 
 def wrong_on(rows: range) -> list[Label | None]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from learners.gate import GateRules, judge
 from learners.tasks import task_kind
 from schemas.fields import Label
+from tests.learners.test_gate import answers
 
 LABELS = ["a", "b", "c"]
 Case = tuple[str, list[tuple[Label, Label | None, Label | None]]]  # kind; truth, ours, theirs
@@ -36,8 +37,8 @@ def test_an_equal_challenger_is_accepted(case: Case, rules: GateRules) -> None:
     predicted = [row[1] for row in rows]
     report = judge(
         truths=[row[0] for row in rows],
-        challenger=predicted,
-        champion=list(predicted),
+        challenger=answers(predicted),
+        champion=answers(predicted),
         kind=task_kind(name),
         labels=LABELS,
         rules=rules,
@@ -54,8 +55,8 @@ def test_a_better_challenger_on_every_row_is_accepted(case: Case, rules: GateRul
     best = [max(row[1:], key=lambda p, t=row[0]: kind.agreement(t, p)) for row in rows]  # type: ignore[misc]
     report = judge(
         truths=[row[0] for row in rows],
-        challenger=best,
-        champion=[row[2] for row in rows],
+        challenger=answers(best),
+        champion=answers([row[2] for row in rows]),
         kind=kind,
         labels=LABELS,
         rules=rules,
@@ -74,8 +75,8 @@ def test_a_challenger_that_loses_a_whole_label_is_refused(
     truths = ["a"] * lost + others
     report = judge(
         truths=truths,
-        challenger=["b"] * lost + others,
-        champion=truths,
+        challenger=answers(["b"] * lost + others),
+        champion=answers(truths),
         kind=task_kind("classify"),
         labels=LABELS,
         rules=GateRules(margin=margin),
