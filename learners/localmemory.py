@@ -151,16 +151,23 @@ class LocalMemory:
     def held_out(self, rows: int) -> list[ReplayRow]:
         """Read rows that are kept apart, evenly over their classes.
 
+        Of each class they are spread evenly from its oldest row to its newest; of one row alone, it
+        is the newest.
+
         Args:
             rows: how many at most.
 
         Returns:
-            Always the same rows of the same memory, no row twice.
+            Always the same rows of the same memory, no row twice, in order of arrival.
         """
-        classes = [slots for _, slots in sorted(self._rows.classes["h"].items())]
-        longest = max((len(slots) for slots in classes), default=0)
-        ids = [slots[n] for n in range(longest) for slots in classes if n < len(slots)]
-        return [self._rows.kept[id_].row for id_ in ids[: max(rows, 0)]]
+        classes = [self._rows.in_order(ids) for _, ids in sorted(self._rows.classes["h"].items())]
+        taken = _evenly([len(kept) for kept in classes], rows)
+        chosen = [
+            kept[at]
+            for kept, wanted in zip(classes, taken, strict=True)
+            for at in _spread(len(kept), wanted)
+        ]
+        return [kept.row for kept in sorted(chosen, key=lambda kept: kept.arrival)]
 
     def get(self, id_: str) -> ReplayRow | None:
         """Read one row by its id, of either part."""
@@ -291,3 +298,22 @@ class LocalMemory:
         """Draw from the minimal standard generator (Park and Miller, CACM 1988)."""
         self._seed = self._seed * 16_807 % 2_147_483_647
         return math.floor(self._seed / 2_147_483_647 * limit)
+
+
+def _evenly(sizes: Sequence[int], wanted: int) -> list[int]:
+    """Say how many to take of each class: one more of every class that has one, until all are."""
+    taken = [0] * len(sizes)
+    left = min(wanted, sum(sizes))
+    while left > 0:
+        for n, size in enumerate(sizes):
+            if left > 0 and taken[n] < size:
+                taken[n] += 1
+                left -= 1
+    return taken
+
+
+def _spread(size: int, wanted: int) -> list[int]:
+    """Choose so many of 0..size-1 evenly, both ends among them; the last where it is one alone."""
+    if wanted == 1:
+        return [size - 1]
+    return [n * (size - 1) // (wanted - 1) for n in range(wanted)]

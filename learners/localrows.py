@@ -163,6 +163,10 @@ class LocalRows:
         """Name the row that trains and has so many older ones; -1 is the newest."""
         return self._arrived[self.order[rank]]
 
+    def in_order(self, slots: Slots) -> list[Kept]:
+        """Read the rows of slots, oldest first."""
+        return sorted((self.kept[id_] for id_ in slots.ids()), key=lambda kept: kept.arrival)
+
     def of_user(self, user: str) -> list[str]:
         """List a user's rows, sorted."""
         return sorted(self._users.get(user, ()))

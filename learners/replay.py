@@ -157,13 +157,16 @@ class ReplayMemory:
             piece = self._run(_ROWS, [last, piece_rows])
 
     def held_out(self, rows: int) -> list[ReplayRow]:
-        """Read rows that are kept apart, evenly over their classes.
+        """Read rows that are kept apart, evenly over their classes: one round trip.
+
+        Of each class they are spread evenly from its oldest row to its newest; of one row alone, it
+        is the newest.
 
         Args:
             rows: how many at most.
 
         Returns:
-            Always the same rows of the same memory, no row twice.
+            Always the same rows of the same memory, no row twice, in order of arrival.
         """
         return [_read_row.decode(row) for row in self._run(_HELD_OUT, [rows])]
 

@@ -9,11 +9,12 @@
 --   slots:<part>:<c>  hash: 0..size-1 to id; a row that leaves is replaced by the last one
 --   levels            hash: level of the last told loss to how many rows of t have it; 'new': untold
 --   level:<l>         hash: 0..size-1 to id, as slots
---   order             sorted set: ids of t by arrival
+--   order, order:h    sorted sets: ids of t, and of h, by arrival
 --   user:<user>       set of ids
 --   n                 hash: rows:<part>, bytes:<part>, offers, arrivals
 local base = KEYS[1]
 local PARTS = {'t', 'h'}
+local ORDER = {t = 'order', h = 'order:h'}
 local SLOT, LEVEL, LEVEL_SLOT = 3, 7, 8 -- places in `at`
 local UNTOLD = 'new'
 
@@ -68,8 +69,8 @@ local function remove(id, at)
   leave_slots('sizes:' .. part, class, 'slots:' .. part .. ':', slot, SLOT)
   if part == 't' then
     leave_slots('levels', at[LEVEL], 'level:', at[LEVEL_SLOT], LEVEL_SLOT)
-    redis.call('ZREM', base .. 'order', id)
   end
+  redis.call('ZREM', base .. ORDER[part], id)
   redis.call('HDEL', base .. 'rows', id)
   redis.call('HDEL', base .. 'at', id)
   redis.call('SREM', base .. 'user:' .. user, id)
@@ -83,8 +84,8 @@ local function insert(id, revision, part, class, user, row)
   at[SLOT] = join_slots('sizes:' .. part, class, 'slots:' .. part .. ':', id)
   if part == 't' then
     at[LEVEL], at[LEVEL_SLOT] = UNTOLD, join_slots('levels', UNTOLD, 'level:', id)
-    redis.call('ZADD', base .. 'order', redis.call('HINCRBY', base .. 'n', 'arrivals', 1), id)
   end
+  redis.call('ZADD', base .. ORDER[part], redis.call('HINCRBY', base .. 'n', 'arrivals', 1), id)
   put_place(id, at)
   redis.call('HSET', base .. 'rows', id, row)
   redis.call('SADD', base .. 'user:' .. user, id)

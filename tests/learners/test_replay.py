@@ -145,6 +145,29 @@ def test_held_out_rows_are_never_drawn_and_have_their_own_bound(make: MakeMemory
     assert len({each.label for each in memory.held_out(3)}) == 3
 
 
+def test_held_out_rows_come_evenly_in_classes_and_in_time_oldest_first(make: MakeMemory) -> None:
+    memory = make(held_out_rows=100)
+    memory.offer([row(n, "rare" if n in (3, 17) else "common", held_out=True) for n in range(20)])
+    assert [each.id for each in memory.held_out(6)] == ["id0", "id3", "id6", "id12", "id17", "id19"]
+    assert [each.id for each in memory.held_out(3)] == ["id0", "id17", "id19"]
+    memory.offer([row(0, "common", held_out=True, revision=2)])
+    in_order = [f"id{n}" for n in [*range(1, 20), 0]]
+    assert [each.id for each in memory.held_out(100)] == in_order  # a revised row is the newest
+    assert memory.held_out(0) == []
+
+
+def test_rows_held_out_before_their_arrival_was_kept_are_the_oldest(
+    make: MakeMemory, redis: redis_client.Redis
+) -> None:
+    memory = make()
+    memory.offer([row(n, held_out=True) for n in (2, 1, 0)])
+    redis.delete("test:{r.intents}:order:h")
+    memory.offer([row(n, held_out=True) for n in (5, 4)])
+    assert [each.id for each in memory.held_out(9)] == ["id0", "id1", "id2", "id5", "id4"]
+    assert memory.erase_user("u1") == 1
+    assert [each.id for each in memory.held_out(9)] == ["id0", "id2", "id5", "id4"]
+
+
 @pytest.mark.parametrize("policy", ["class-balanced", "reservoir"])
 def test_bytes_are_a_bound_too(make: MakeMemory, policy: Policy) -> None:
     memory = make(policy, max_bytes=5_000)

@@ -58,10 +58,13 @@ def read_hash(redis: redis_client.Redis, key: str) -> dict[str, bytes]:
     return {str(name, "utf-8"): bytes(value) for name, value in redis.hgetall(key).items()}  # type: ignore[arg-type]
 
 
+def read_order(redis: redis_client.Redis, key: str) -> list[str]:
+    return [str(id_, "utf-8") for id_ in redis.zrange(key, 0, -1)]  # type: ignore[arg-type]
+
+
 def check_order_and_levels(redis: redis_client.Redis, base: str, training: set[str]) -> None:
     """Every row that trains has one place in the order and one slot of one level, and no other."""
-    order = [str(id_, "utf-8") for id_ in redis.zrange(f"{base}order", 0, -1)]  # type: ignore[arg-type]
-    assert set(order) == training
+    assert set(read_order(redis, f"{base}order")) == training
     levelled: list[str] = []
     for level, count in read_hash(redis, f"{base}levels").items():
         slots = read_hash(redis, f"{base}level:{level}")
@@ -88,6 +91,8 @@ def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) 
                 seen.append(id_.decode())
     assert sorted(seen) == sorted(stored) == memory.ids()
     check_order_and_levels(redis, base, {i for i, row in decoded.items() if not row.held_out})
+    held_out = {id_ for id_, row in decoded.items() if row.held_out}
+    assert set(read_order(redis, f"{base}order:h")) == held_out
     by_user: dict[str, set[str]] = {}
     for row in decoded.values():
         by_user.setdefault(row.user, set()).add(row.id)
@@ -153,7 +158,9 @@ def test_memory_is_bounded_and_whole_after_any_steps(
     assert len(drawn) == (8 if memory.size().rows else 0)
     assert all(row == memory.get(row.id) and not row.held_out for row in drawn)
     probe = memory.held_out(100)
-    assert len({row.id for row in probe}) == len(probe) == memory.size().held_out_rows
+    assert [row.id for row in probe] == read_order(redis, f"{namespace}:{{r.t}}:order:h")
+    some = memory.held_out(2)
+    assert some == [row for row in probe if row in some]  # in order of arrival too
     in_order = list(memory.rows(piece_rows=2))
     assert {row.id for row in in_order} == set(memory.ids()) - {row.id for row in probe}
     for user in ("u", "v", "w:x"):
@@ -234,4 +241,5 @@ def test_the_memory_in_this_process_does_what_the_one_in_redis_does(
         assert list(local.rows()) == list(remote.rows(piece_rows=3))
         assert local.sample(len(draws), draws=draws) == remote.sample(len(draws), draws=draws)
         assert local.held_out(3) == remote.held_out(3)
+        assert local.held_out(100) == remote.held_out(100)
         assert [local.get(id_) for id_ in remote.ids()] == [remote.get(i) for i in local.ids()]
