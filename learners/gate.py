@@ -1,7 +1,17 @@
 """The gate: whether a challenger may replace the champion, judged on held-out memory.
 
 Owns the decision and its sentence, as pure functions; must not know models, memory or who
-publishes.
+publishes. Only rows that never trained decide, never what was served: accuracy as served moves with
+the stream, whoever answers.
+
+A challenger is refused when it lost agreement on all rows, on one label, on the rows that came
+first (it forgot) or on those that came last, or when its scores can be trusted much less.
+
+Rows of a label whose meaning changed since the champion was made are left out of all of it. The
+champion answers such rows as they were meant then and the challenger as they are meant now, so that
+a loss on them is no forgetting; what says that the meaning changed is the strategy's own test on
+rows that train, not the loss itself. Where more than half of the rows would be left out, none is:
+when most labels change at once, the stream is as likely damaged as changed, and the loss counts.
 """
 
 from __future__ import annotations
@@ -10,10 +20,12 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from schemas.fields import Label
-from schemas.models import GateReport
+from schemas.models import GateFigures, GateReport
+
+Row = TypeVar("Row")
 
 
 class Agreement(Protocol):
@@ -52,15 +64,23 @@ class GateRules:
     Attributes:
         margin: allowed loss of mean agreement overall, 0 to 1.
         label_loss: allowed loss of one label's mean agreement, 0 to 1.
+        slice_loss: allowed loss of mean agreement on the oldest rows, and on the newest, 0 to 1.
+        calibration_loss: allowed growth of the expected calibration error, 0 to 1.
         min_label_rows: a label with fewer held-out rows is not judged by itself.
-        min_rows: with fewer held-out rows in all, nothing is judged.
+        min_rows: with fewer held-out rows in all, nothing is judged; with fewer than twice as many,
+            neither the oldest nor the newest.
     """
 
     margin: float = 0.01
     label_loss: float = 0.34
+    slice_loss: float = 0.05
+    calibration_loss: float = 0.05
     min_label_rows: int = 5
     min_rows: int = 20
 
+
+CALIBRATION_BINS = 15  # as Guo et al., ICML 2017
+SLICES = 4  # the oldest and the newest rows are one part of so many
 
 # Means of the same agreements differ by their order of summing; a loss this small is none.
 _TOLERANCE = 1e-9
@@ -88,7 +108,8 @@ def judge(
         changed: labels whose meaning changed since the champion was made.
 
     Returns:
-        The decision, with one sentence that holds the figure that decided.
+        The decision, with one sentence that holds the figure that decided, and every other figure
+        that there are rows for.
 
     Raises:
         ValueError: the sequences differ in length.
@@ -96,115 +117,276 @@ def judge(
     rows = len(truths)
     if len(challenger) != rows or (champion is not None and len(champion) != rows):
         raise ValueError(f"{rows} truths need as many predictions of challenger and champion")
-    ours = _agreements(truths, challenger, kind)
-    score = _mean(ours)
-    if not labels:
-        return GateReport(
-            accepted=False, reason="nothing has been learned: 0 labels", rows=rows, challenger=score
-        )
-    if champion is None:
-        reason = (
-            f"first release, there is no champion to lose against: it knows {len(labels)} labels, "
-            f"agreement {score:.3f} on {rows} held-out rows"
-        )
-        return GateReport(accepted=True, reason=reason, rows=rows, challenger=score)
-
-    theirs = _agreements(truths, champion, kind)
-    worst = _worst_label(truths, ours, theirs, kind=kind, rules=rules)
-    overall = _Loss(None, score, _mean(theirs), rows, _standard_error(ours, theirs))
-    accepted, reason = _decide(overall, worst, rules)
+    kept = _current(truths, kind, changed if champion is not None else ())
+    truths = _pick(truths, kept)
+    ours = _Side.of(truths, _pick(challenger, kept), kind)
+    theirs = None if champion is None else _Side.of(truths, _pick(champion, kept), kind)
+    losses = _Losses(
+        overall=_loss("", ours, theirs, range(len(kept))),
+        worst=_worst_label(truths, ours, theirs, kind=kind, rules=rules),
+        slices={
+            name: _loss(f"the {name} rows", ours, theirs, part)
+            for name, part in _slices(len(kept), rules).items()
+        },
+        calibration=_calibration(ours, theirs) if len(kept) >= rules.min_rows else None,
+    )
+    accepted, reason = _decide(losses, labels, rules)
+    worst = losses.worst
     return GateReport(
         accepted=accepted,
         reason=reason,
-        rows=rows,
-        challenger=score,
-        champion=_mean(theirs),
-        worst_label=worst.label,
-        worst_loss=min(1.0, worst.loss) if worst.label is not None else None,
+        rows=len(kept),
+        challenger=losses.overall.ours,
+        champion=losses.overall.theirs,
+        worst_label=None if worst is None else worst.name,
+        worst_loss=None if worst is None else min(1.0, worst.loss),
+        oldest=_figures(losses.slices.get("oldest")),
+        newest=_figures(losses.slices.get("newest")),
+        calibration=_figures(losses.calibration),
+        left_out=rows - len(kept),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Loss:
-    """What a challenger lost, overall or on one label.
+class _Side:
+    """What one of both answered.
 
     Attributes:
-        label: None for all rows.
-        score: mean agreement of the challenger.
-        before: mean agreement of the champion.
-        rows: held-out rows behind both.
-        error: standard error of their paired difference.
+        agreements: one a row, 0 to 1.
+        scores: probability that the whole label is right, one a row, 0 to 1; 0 without an answer.
     """
 
-    label: str | None
-    score: float
-    before: float
+    agreements: list[float]
+    scores: list[float]
+
+    @classmethod
+    def of(
+        cls, truths: Sequence[Label], answers: Sequence[Answer | None], kind: Agreement
+    ) -> _Side:
+        said = [None if answer is None else answer.label for answer in answers]
+        return cls(
+            [kind.agreement(*pair) for pair in zip(truths, said, strict=True)],
+            [0.0 if answer is None else min(1.0, max(0.0, answer.score)) for answer in answers],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """A figure of both sides, and what the challenger lost by it.
+
+    Attributes:
+        name: of the rows; a label's text.
+        ours: the challenger's figure, 0 to 1.
+        theirs: the champion's; None where there is none.
+        rows: held-out rows behind both.
+        error: what sampling explains of their difference.
+        sign: 1 where more is better, -1 where less is.
+    """
+
+    name: str
+    ours: float
+    theirs: float | None
     rows: int
     error: float
+    sign: int = 1
 
     @property
     def loss(self) -> float:
-        return self.before - self.score
+        return 0.0 if self.theirs is None else self.sign * (self.theirs - self.ours)
+
+    def is_more_than(self, allowed: float) -> bool:
+        return self.loss > allowed + self.error + _TOLERANCE
+
+    def allowed(self, loss: float) -> str:
+        return f"{loss + self.error:.3f}"
+
+    def __str__(self) -> str:
+        before = "" if self.theirs is None else f" after {self.theirs:.3f}"
+        return f"{self.ours:.3f}{before} on {self.rows} held-out rows"
 
 
-def _decide(overall: _Loss, worst: _Loss, rules: GateRules) -> tuple[bool, str]:
-    figures = f"{overall.score:.3f} after {overall.before:.3f} on {overall.rows} held-out rows"
+@dataclass(frozen=True, slots=True)
+class _Losses:
+    """All that is judged.
+
+    Attributes:
+        overall: on all rows.
+        worst: of the label that lost most; None when none lost.
+        slices: `oldest` and `newest`, where there are rows enough.
+        calibration: of the scores, likewise.
+    """
+
+    overall: _Loss
+    worst: _Loss | None
+    slices: dict[str, _Loss]
+    calibration: _Loss | None
+
+
+def _decide(losses: _Losses, labels: Sequence[str], rules: GateRules) -> tuple[bool, str]:
+    overall = losses.overall
+    if not labels:
+        return False, "nothing has been learned: 0 labels"
+    if overall.theirs is None:
+        return True, (
+            f"first release, there is no champion to lose against: it knows {len(labels)} labels, "
+            f"agreement {overall}"
+        )
     if overall.rows < rules.min_rows:
         return True, (
             f"accepted without a judgement: {overall.rows} held-out rows, {rules.min_rows} are "
-            f"needed (agreement {overall.score:.3f} after {overall.before:.3f})"
+            f"needed (agreement {overall.ours:.3f} after {overall.theirs:.3f})"
         )
-    allowed = rules.margin + overall.error
-    if overall.loss > allowed + _TOLERANCE:
-        return False, f"agreement fell, {figures}: more than the {allowed:.3f} allowed"
-    allowed_of_label = rules.label_loss + worst.error
-    if worst.label is not None and worst.loss > allowed_of_label + _TOLERANCE:
-        return False, (
-            f"label {worst.label!r} lost {worst.loss:.3f} of its agreement on {worst.rows} "
-            f"held-out rows: more than the {allowed_of_label:.3f} allowed"
+    refused = _refusal(losses, rules)
+    if refused is not None:
+        return False, refused
+    return True, f"agreement {overall}: a loss of {overall.allowed(rules.margin)} is allowed"
+
+
+def _refusal(losses: _Losses, rules: GateRules) -> str | None:
+    """Say what was lost beyond what is allowed; None when nothing was."""
+    overall, worst, calibration = losses.overall, losses.worst, losses.calibration
+    if overall.is_more_than(rules.margin):
+        return f"agreement fell, {overall}: more than the {overall.allowed(rules.margin)} allowed"
+    if worst is not None and worst.is_more_than(rules.label_loss):
+        return (
+            f"label {worst.name!r} lost {worst.loss:.3f} of its agreement on {worst.rows} "
+            f"held-out rows: more than the {worst.allowed(rules.label_loss)} allowed"
         )
-    return True, f"agreement {figures}: a loss of {allowed:.3f} is allowed"
+    for lost in losses.slices.values():
+        if lost.is_more_than(rules.slice_loss):
+            return (
+                f"agreement fell on {lost.name}, {lost}: "
+                f"more than the {lost.allowed(rules.slice_loss)} allowed"
+            )
+    if calibration is not None and calibration.is_more_than(rules.calibration_loss):
+        return (
+            f"calibration error grew, {calibration}: "
+            f"more than the {calibration.allowed(rules.calibration_loss)} allowed"
+        )
+    return None
+
+
+def _current(truths: Sequence[Label], kind: Agreement, changed: Collection[str]) -> list[int]:
+    """Name the rows that are judged: all, where those of changed labels are more than half."""
+    kept = [
+        row
+        for row, truth in enumerate(truths)
+        if not any(text in changed for text in kind.label_texts(truth))
+    ]
+    return kept if 2 * len(kept) >= len(truths) else list(range(len(truths)))
+
+
+def _slices(rows: int, rules: GateRules) -> dict[str, range]:
+    """Cut the oldest and the newest rows: a quarter each, `min_rows` at least, never the same.
+
+    A quarter is old enough to show what was learned first, and has rows enough to be judged.
+    """
+    size = max(rows // SLICES, rules.min_rows, 1)
+    if 2 * size > rows:
+        return {}
+    return {"oldest": range(size), "newest": range(rows - size, rows)}
 
 
 def _worst_label(
     truths: Sequence[Label],
-    ours: Sequence[float],
-    theirs: Sequence[float],
+    ours: _Side,
+    theirs: _Side | None,
     *,
     kind: Agreement,
     rules: GateRules,
-) -> _Loss:
-    """Find the label that lost most; its label is None when none lost."""
+) -> _Loss | None:
+    """Find the label that lost most; None when none lost."""
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row, truth in enumerate(truths):
         for text in kind.label_texts(truth):
             rows_of[text].append(row)
-    worst = _Loss(None, 0.0, 0.0, 0, 0.0)
+    worst = None
+    most = 0.0
     for text, rows in sorted(rows_of.items()):
         if len(rows) < rules.min_label_rows:
             continue
-        mine, other = [ours[row] for row in rows], [theirs[row] for row in rows]
-        lost = _Loss(text, _mean(mine), _mean(other), len(rows), _standard_error(mine, other))
-        if lost.loss > worst.loss + _TOLERANCE:
-            worst = lost
+        lost = _loss(text, ours, theirs, rows)
+        if lost.loss > most + _TOLERANCE:
+            worst, most = lost, lost.loss
     return worst
 
 
-def _agreements(
-    truths: Sequence[Label], answers: Sequence[Answer | None], kind: Agreement
-) -> list[float]:
-    return [
-        kind.agreement(truth, None if answer is None else answer.label)
-        for truth, answer in zip(truths, answers, strict=True)
+def _loss(name: str, ours: _Side, theirs: _Side | None, rows: Sequence[int]) -> _Loss:
+    """Compare mean agreements on some rows."""
+    mine = _pick(ours.agreements, rows)
+    if theirs is None:
+        return _Loss(name, _mean(mine), None, len(rows), 0.0)
+    other = _pick(theirs.agreements, rows)
+    return _Loss(name, _mean(mine), _mean(other), len(rows), _standard_error(mine, other))
+
+
+def _figures(lost: _Loss | None) -> GateFigures | None:
+    if lost is None:
+        return None
+    return GateFigures(rows=lost.rows, challenger=lost.ours, champion=lost.theirs)
+
+
+def _calibration(ours: _Side, theirs: _Side | None) -> _Loss:
+    """Compare the expected calibration errors (Guo et al., ICML 2017), in 15 equal-width bins.
+
+    An answer is right when its agreement is 1, of whatever kind the task is: the score of several
+    labels is the probability of the very same set, not of a part of it.
+
+    Sampling explains two things of a difference. One is the paired standard error of the rows'
+    shares in the gaps of their bins. The other is that true scores have an error too, the larger
+    the more they doubt: where a bin's n rows are right with probability p each, its gap is
+    sqrt(2 / pi * p (1 - p) / n) on average. Beside a champion that is sure, and right, a challenger
+    that doubts, and rightly, has this much more.
+    """
+    gaps = _gaps(ours)
+    if theirs is None:
+        return _Loss("", _mean(gaps), None, len(gaps), 0.0, sign=-1)
+    gaps_before = _gaps(theirs)
+    error = _standard_error(gaps, gaps_before) + max(0.0, _by_chance(ours) - _by_chance(theirs))
+    return _Loss("", _mean(gaps), _mean(gaps_before), len(gaps), error, sign=-1)
+
+
+def _gaps(side: _Side) -> list[float]:
+    """Give each row's share in its bin's gap; their mean is the expected calibration error."""
+    gaps = [
+        score - (agreement >= 1.0)
+        for score, agreement in zip(side.scores, side.agreements, strict=True)
     ]
+    bins = [_bin(score) for score in side.scores]
+    sums = _sums(bins, gaps)
+    return [math.copysign(1.0, sums[n]) * gap for n, gap in zip(bins, gaps, strict=True)]
+
+
+def _by_chance(side: _Side) -> float:
+    """Expect the calibration error of scores that are true."""
+    bins = [_bin(score) for score in side.scores]
+    variances = _sums(bins, [score * (1.0 - score) for score in side.scores])
+    gaps = [math.sqrt(2 / math.pi * variance) for variance in variances.values()]
+    return math.fsum(sorted(gaps)) / len(bins) if bins else 0.0
+
+
+def _sums(bins: Sequence[int], values: Sequence[float]) -> dict[int, float]:
+    """Add up the values of every bin."""
+    members: defaultdict[int, list[float]] = defaultdict(list)
+    for place, value in zip(bins, values, strict=True):
+        members[place].append(value)
+    return {place: math.fsum(some) for place, some in members.items()}
+
+
+def _bin(score: float) -> int:
+    return max(0, math.ceil(CALIBRATION_BINS * score) - 1)
+
+
+def _pick(values: Sequence[Row], rows: Sequence[int]) -> list[Row]:
+    return [values[row] for row in rows]
 
 
 def _standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Estimate the error of a paired difference of means: sqrt(sum of squared differences) / n."""
-    squares = sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True))
+    squares = math.fsum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True))
     return math.sqrt(squares) / len(ours) if ours else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Average agreements; 0 for none."""
-    return min(1.0, max(0.0, sum(values) / len(values))) if values else 0.0
+    """Average; 0 for none. The order of the values does not matter to the last bit."""
+    return min(1.0, max(0.0, math.fsum(values) / len(values))) if values else 0.0

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 
+from prometheus_client import Gauge
+
 from learners.gate import GateRules
 from learners.loop import Learner, StepReport
 from learners.model import Encoder
@@ -21,6 +23,7 @@ from learners.strategies import STRATEGIES, StrategyConfig
 from learners.tasks import task_kind
 from mindstream.backbone import load_encoder
 from mindstream.settings import Settings
+from schemas import GateFigures, GateReport
 from serving.metrics import Metrics
 
 log = logging.getLogger("mindstream")
@@ -72,6 +75,8 @@ def make_releasers(
     rules = GateRules(
         margin=settings.gate.margin,
         label_loss=settings.gate.label_loss,
+        slice_loss=settings.gate.slice_loss,
+        calibration_loss=settings.gate.calibration_loss,
         min_label_rows=settings.gate.min_label_rows,
     )
     return {
@@ -113,10 +118,14 @@ class LearnMetrics:
         self.metrics.gate_score.labels(task, "challenger").set(report.challenger)
         if report.champion is not None:
             self.metrics.gate_score.labels(task, "champion").set(report.champion)
+        for part, figures in (("oldest", report.oldest), ("newest", report.newest)):
+            _set_both(self.metrics.gate_slice_score, (task, part), figures)
+        _set_both(self.metrics.gate_calibration_error, (task,), report.calibration)
+        said = f"{report.reason}{_other_figures(report)}"
         if verdict.release is not None:
-            log.info("%s: released %s: %s", task, verdict.release.version, report.reason)
+            log.info("%s: released %s: %s", task, verdict.release.version, said)
         else:
-            log.info("%s: candidate refused: %s", task, report.reason)
+            log.info("%s: candidate refused: %s", task, said)
 
     def checkpointed(self, *, size_bytes: int, at: datetime) -> None:
         """Note a checkpoint."""
@@ -126,3 +135,30 @@ class LearnMetrics:
     def lag(self, topic: str, partition: int, messages: int) -> None:
         """Note how far behind the loop is."""
         self.metrics.consumer_lag_messages.labels(topic, str(partition)).set(messages)
+
+
+def _set_both(gauge: Gauge, labels: tuple[str, ...], figures: GateFigures | None) -> None:
+    """Show what there is of both sides."""
+    if figures is None:
+        return
+    gauge.labels(*labels, "challenger").set(figures.challenger)
+    if figures.champion is not None:
+        gauge.labels(*labels, "champion").set(figures.champion)
+
+
+def _other_figures(report: GateReport) -> str:
+    """Say the figures that are not in the gate's sentence; nothing where there are none."""
+    named = (
+        ("oldest", report.oldest),
+        ("newest", report.newest),
+        ("calibration error", report.calibration),
+    )
+    said = [
+        f"; {name} {figures.challenger:.3f}"
+        + ("" if figures.champion is None else f" after {figures.champion:.3f}")
+        for name, figures in named
+        if figures is not None
+    ]
+    if report.left_out:
+        said.append(f"; {report.left_out} rows of changed labels left out")
+    return "".join(said)

@@ -238,6 +238,12 @@ class GateSettings(Section):
     label_loss: float = Field(
         0.34, ge=0, le=1, description="accuracy that one label may lose, 0 to 1"
     )
+    slice_loss: float = Field(
+        0.05, ge=0, le=1, description="score that the oldest or newest rows may lose, 0 to 1"
+    )
+    calibration_loss: float = Field(
+        0.05, ge=0, le=1, description="how much the calibration error may grow, 0 to 1"
+    )
     min_label_rows: int = Field(
         5, ge=1, description="held-out rows from which a single label counts"
     )

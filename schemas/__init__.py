@@ -12,7 +12,7 @@ from schemas.drift import Alert, DriftSignal
 from schemas.examples import Example
 from schemas.feedback import Feedback
 from schemas.interactions import Interaction
-from schemas.models import Blob, GateReport, ModelRelease
+from schemas.models import Blob, GateFigures, GateReport, ModelRelease
 from schemas.predictions import Prediction, Scored
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "DriftSignal",
     "Example",
     "Feedback",
+    "GateFigures",
     "GateReport",
     "Interaction",
     "ModelRelease",

@@ -16,6 +16,22 @@ class Blob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     size: Count
 
 
+class GateFigures(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A figure of both sides of the gate.
+
+    Attributes:
+        rows: held-out rows behind it.
+        challenger: of the candidate, 0 to 1.
+        champion: of the release it replaces, 0 to 1; absent for a first release.
+    """
+
+    rows: Count
+    challenger: Unit
+    champion: Unit | None = None
+
+
 class GateReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Why a candidate became a release, or did not.
 
@@ -27,6 +43,10 @@ class GateReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         champion: score of the release it replaces, 0 to 1; absent for a first release.
         worst_label: the label that lost most, with its loss.
         worst_loss: how much that label lost, 0 to 1.
+        oldest: scores on the rows that came first; absent when they are too few to be judged.
+        newest: scores on the rows that came last, likewise.
+        calibration: expected calibration errors, likewise; less is better.
+        left_out: held-out rows of labels whose meaning changed since the champion was made.
     """
 
     accepted: bool
@@ -36,6 +56,10 @@ class GateReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     champion: Unit | None = None
     worst_label: str | None = None
     worst_loss: Unit | None = None
+    oldest: GateFigures | None = None
+    newest: GateFigures | None = None
+    calibration: GateFigures | None = None
+    left_out: Count = 0
 
 
 class ModelRelease(

@@ -108,6 +108,18 @@ TABLE: tuple[Metric, ...] = (
         "Candidates the gate accepted or rejected.",
     ),
     _gauge("gate_score", "0 to 1", ("task", "model"), "Last held-out score: champion, challenger."),
+    _gauge(
+        "gate_slice_score",
+        "0 to 1",
+        ("task", "slice", "model"),
+        "Last score on the oldest and on the newest held-out rows: champion, challenger.",
+    ),
+    _gauge(
+        "gate_calibration_error",
+        "0 to 1",
+        ("task", "model"),
+        "Last expected calibration error on held-out rows: champion, challenger.",
+    ),
     _gauge("labels", "labels", TASK, "Labels the model knows."),
     _gauge(
         "checkpoint_timestamp_seconds",
@@ -182,6 +194,8 @@ class Metrics:
     learn_step_seconds: Histogram
     gate_decisions_total: Counter
     gate_score: Gauge
+    gate_slice_score: Gauge
+    gate_calibration_error: Gauge
     labels: Gauge
     checkpoint_timestamp_seconds: Gauge
     checkpoint_bytes: Gauge

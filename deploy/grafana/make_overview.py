@@ -67,7 +67,7 @@ def _panels() -> list[dict[str, Any]]:
         )
         y += 1
         stats = row[0].kind == "stat"
-        across = len(row) if stats else 4
+        across = len(row) if stats else (4 if len(row) % 4 == 0 else 3)  # without a hole
         height = 4 if stats else 8
         width = COLUMNS // across
         for number, panel in enumerate(row):

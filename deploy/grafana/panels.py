@@ -219,6 +219,25 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             top=1.0,
         ),
         Panel(
+            "Oldest and newest rows at the gate",
+            "The same on the held-out rows that came first, where forgetting shows, and last.",
+            "percentunit",
+            (
+                _gauge(
+                    "gate_slice_score",
+                    "{{task}} {{slice}} {{model}}",
+                    by="task, slice, model",
+                ),
+            ),
+            top=1.0,
+        ),
+        Panel(
+            "Calibration error at the gate",
+            "How far scores are from being right so often, on held-out rows; less is better.",
+            "percentunit",
+            (_gauge("gate_calibration_error", "{{task}} {{model}}", by="task, model"),),
+        ),
+        Panel(
             "Predictions scored",
             "Predictions that met their truth, a second.",
             "eps",

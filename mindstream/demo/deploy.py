@@ -77,7 +77,8 @@ def demo_settings(
         },
     )
     if mine.learn.strategy == CONTROL:  # its releases forget: the gate would let none pass
-        mine = adjusted(mine, {"gate.margin": 1.0, "gate.label_loss": 1.0})
+        losses = ("margin", "label_loss", "slice_loss", "calibration_loss")
+        mine = adjusted(mine, {f"gate.{loss}": 1.0 for loss in losses})
     taken: set[int] = set()
     return adjusted(mine, {f"{role}.port": _port(mine, role, taken) for role in ROLES})
 

@@ -58,6 +58,7 @@ def test_the_control_strategy_runs_without_a_gate(tmp_path: Path) -> None:
     settings = adjusted(load_settings(), {"learn.strategy": "naive"})
     mine = demo_settings(settings, make_plan(DemoOptions(limit=10)), folder=tmp_path, changes={})
     assert (mine.gate.margin, mine.gate.label_loss) == (1.0, 1.0)
+    assert (mine.gate.slice_loss, mine.gate.calibration_loss) == (1.0, 1.0)
 
 
 @pytest.mark.slow
