@@ -172,6 +172,7 @@ class AdditiveHead:
         """Let a label mean only its newest rows, float32 [rows, features], all in the sums."""
         self.sums.renew(row, features, self.sums.projection.codes(features))
         self.names.drop(row)  # it named what the label used to mean
+        self._ring.forget(row)
         self._unsolved = True
 
     def merge(self, other: AdditiveHead, *, sign: int = 1) -> None:

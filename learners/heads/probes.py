@@ -15,6 +15,7 @@ from torch import Tensor
 
 from learners.heads.base import Arrays, Floats
 
+GONE = (2**31 - 1,)  # in place of the labels of a row that is passed over: no head has so many
 MIN_PROBES = 24  # below it a share of correct answers says nothing
 _STEPS = 18  # of a golden section: brings the bracket to 1/5,800 of its width
 _GOLDEN = (5**0.5 - 1) / 2
@@ -50,6 +51,10 @@ class ProbeRing:
             else:
                 self.label_rows.append(labels)
             self.seen += 1
+
+    def forget(self, label_row: int) -> None:
+        """Pass over the rows of a label: they are of a meaning it has no more."""
+        self.label_rows = [GONE if label_row in rows else rows for rows in self.label_rows]
 
     def state(self) -> Arrays:
         """Give the ring as arrays."""

@@ -10,6 +10,8 @@ from learners.heads.base import Floats
 from learners.heads.choice import HeadOptions
 from learners.heads.class_drift import ClassDrift
 from learners.heads.solves import METHODS, Method
+from learners.released import decide_by
+from learners.tasks import task_kind
 from tests.learning import MakeLearner, example, frozen_encoder, make_learner
 
 __all__ = ["frozen_encoder", "make_learner"]
@@ -140,6 +142,35 @@ def test_a_label_that_changes_its_meaning_starts_again_from_its_newest_rows() ->
     again = ClassDrift(FEATURES)
     again.restore(*drift.state())
     assert again.state()[1] == drift.state()[1]
+
+
+def test_held_out_rows_of_a_former_meaning_do_not_make_the_head_doubt_what_it_knows() -> None:
+    one = head()
+    labels = draw(range(6), 600, seed=1)
+    learn(one, labels, seed=2)
+    held_out = draw(range(6), 300, seed=3)
+    one.probe(clusters(held_out, seed=4), [(one.row_of(f"class {n}"),) for n in held_out])
+    one.settle()
+    known = clusters([2, 3, 4, 5] * 50, seed=5)
+    kind = task_kind("classify")
+
+    def sure() -> float:
+        decisions = decide_by(one, known, kind=kind, top=1)
+        return float(np.mean([decision.score for decision in decisions]))
+
+    before = sure()
+    for label, meaning in ((0, 1), (1, 0)):
+        rows = clusters([meaning] * 20, seed=6 + label)
+        row = one.row_of(f"class {label}")
+        one.add(rows, [(row,)] * len(rows))
+        one.renew(row, rows)
+    learn(one, draw(range(2, 6), 600, seed=8), seed=9)
+    assert before > 0.9
+    assert sure() > before - 0.03
+    again = head()
+    again.restore(*one.state())
+    assert again.state()[1] == one.state()[1]
+    assert decide_by(again, known, kind=kind, top=1) == decide_by(one, known, kind=kind, top=1)
 
 
 def test_labels_that_are_hard_to_tell_apart_are_not_taken_for_changed() -> None:
