@@ -1,7 +1,8 @@
 """The encoder: a pretrained transformer that turns texts into features, and its tokenizer.
 
-Owns loading, pooling, micro-batches and the encoder's blobs; must not know optimizers, heads,
-labels or streams. The encoder is frozen unless a strategy trains `Encoder.module`.
+Owns loading, micro-batches and the encoder's blobs; must not know optimizers, heads, labels or
+streams. The encoder is frozen unless a strategy trains `Encoder.module`. Whatever a tuning method
+put into that, blobs hold plain weights, and virtual tokens where there are some.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from learners import backbones
-from learners.batch import IDS, MASK, collate
+from learners.batch import collate
 from learners.engine import (
     PROBE_TEXTS,
     SHARES,
@@ -31,53 +31,19 @@ from learners.engine import (
     choose_device,
     measure,
 )
+from learners.pooling import POOLING, EncoderModule, pooled
+from learners.tuning import merged, split_virtual, unadapted
 from schemas.errors import EncoderError
 
 __all__ = ["DEFAULT_BACKBONE", "POOLING", "Encoder", "EncoderModule", "EngineChoice"]
 
 DEFAULT_BACKBONE = backbones.DEFAULT_BACKBONE
-POOLING = "mean-last-3"
 BLOBS = ("encoder", "encoder_config", "tokenizer")
 
 # A micro-batch is bounded by both: rows keep a CPU's caches warm, tokens bound memory when texts
 # are long.
 MAX_ROWS = {"cpu": 64, "cuda": 512}
 MAX_TOKENS = {"cpu": 8_192, "cuda": 65_536}
-
-
-class EncoderModule(nn.Module):
-    """A Hugging Face encoder with its pooling: packed tokens in, unit features out.
-
-    Features are the means over tokens of the last hidden layers, each L2-normalised, concatenated
-    and normalised again.
-
-    Args:
-        backbone: the encoder.
-        layers: how many of its last hidden layers.
-    """
-
-    def __init__(self, backbone: nn.Module, *, layers: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.layers = layers
-
-    def forward(self, packed: Tensor) -> Tensor:
-        """Encode a batch.
-
-        Args:
-            packed: int64 [rows, 2, tokens] as `learners.batch.collate` makes it.
-
-        Returns:
-            float32 [rows, layers * hidden], every row of length 1.
-        """
-        ids, mask = packed[:, IDS], packed[:, MASK]  # [rows, tokens] each
-        hidden = self.backbone(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True
-        ).hidden_states[-self.layers :]  # each [rows, tokens, hidden]
-        weights = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1)  # float32 [rows, 1, tokens]
-        means = [(weights @ layer.float()).squeeze(1) for layer in hidden]  # [rows, hidden] each
-        unit = [nn.functional.normalize(mean, dim=1) for mean in means]
-        return nn.functional.normalize(torch.cat(unit, dim=1), dim=1)
 
 
 class Encoder:
@@ -93,11 +59,14 @@ class Encoder:
         max_tokens: texts are cut to this many tokens, special ones included.
         choice: what was measured at load.
         module: forward(int64 [rows, 2, tokens]) -> float32 [rows, width]; in eval mode.
+
+    Args:
+        backbone: a plain one, or already with its pooling and virtual tokens.
     """
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: nn.Module | EncoderModule,
         tokenizer: Tokenizer,
         *,
         name: str,
@@ -108,19 +77,20 @@ class Encoder:
     ) -> None:
         if precision not in ("auto", "fp32", "bf16"):
             raise EncoderError(f"precision {precision!r}: one of auto, fp32, bf16 was expected")
-        config: Any = backbone.config
+        module = backbone if isinstance(backbone, EncoderModule) else pooled(backbone, pooling)
+        config: Any = module.backbone.config
         limit = getattr(config, "max_position_embeddings", None) or max_tokens
+        limit -= module.prompt_tokens
         if not 8 <= max_tokens <= limit:
             raise EncoderError(
                 f"max_tokens {max_tokens}: {name!r} takes 8 to {limit} tokens of a text"
             )
-        layers = pooled_layers(pooling, deepest=int(config.num_hidden_layers) + 1)
         self.name = name
         self.max_tokens = max_tokens
         self.pooling = pooling
-        self.width = layers * int(config.hidden_size)
+        self.width = module.layers * int(config.hidden_size)
         self.device = choose_device(device)
-        self.module = EncoderModule(backbone, layers=layers).to(self.device).eval()
+        self.module = module.to(self.device).eval()
         self._tokenizer = tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
@@ -134,8 +104,7 @@ class Encoder:
         else:
             given: Precision = "bf16" if precision == "bf16" else "fp32"
             self.choice = EngineChoice(str(self.device), given)
-        self._engine = at_precision(self.module, precision=self.choice.precision)
-        self._engine_stamp = self._stamp()
+        self._renew_engine()
         self._space: tuple[int, str] | None = None
 
     @property
@@ -147,8 +116,7 @@ class Encoder:
         """Go on at a precision that was chosen before, so that features stay the same."""
         if precision != self.choice.precision:
             self.choice = EngineChoice(str(self.device), precision)
-            self._engine = at_precision(self.module, precision=precision)
-            self._engine_stamp = self._stamp()
+            self._renew_engine()
 
     @property
     def space_id(self) -> str:
@@ -205,8 +173,7 @@ class Encoder:
             float32 [rows, width] in the order given.
         """
         if self.precision != "fp32" and self._engine_stamp != self._stamp():
-            self._engine = at_precision(self.module, precision=self.precision)
-            self._engine_stamp = self._stamp()
+            self._renew_engine()
         return self._forward(self._engine, [list(ids) for ids in token_ids])
 
     def blobs(self) -> dict[str, bytes]:
@@ -215,10 +182,7 @@ class Encoder:
         The same weights and settings always give the same bytes.
         """
         backbone: Any = self.module.backbone
-        weights = {
-            name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
-            for name, tensor in backbone.state_dict().items()
-        }
+        weights = self.weights()
         config = {
             "model": backbones.portable_config(backbone.config),
             "pooling": self.pooling,
@@ -232,16 +196,28 @@ class Encoder:
             "tokenizer": self._tokenizer.to_str().encode(),
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """Give all that was or may be trained, in main memory, fp32, as `with_weights` takes it.
+
+        That is a plain backbone's weights by name, adapters merged, and virtual tokens. They are
+        not copied where nothing had to change.
+        """
+        return {
+            name: tensor.to("cpu", torch.float32 if tensor.is_floating_point() else None)
+            for name, tensor in merged(self.module).items()
+        }
+
     def with_weights(self, weights: Mapping[str, Tensor]) -> Encoder:
         """Give another encoder of the same architecture, tokenizer, device and precision.
 
         Args:
-            weights: of the backbone, by name; copied.
+            weights: as `weights` or `learners.tuning.merged` give them; copied.
         """
-        backbone = copy.deepcopy(self.module.backbone)
-        backbone.load_state_dict({name: tensor.clone() for name, tensor in weights.items()})
+        plain, virtual = split_virtual({name: t.clone() for name, t in weights.items()})
+        module = unadapted(copy.deepcopy(self.module))
+        module.backbone.load_state_dict(plain)
         return Encoder(
-            backbone.requires_grad_(False),
+            pooled(module.backbone, self.pooling, virtual).requires_grad_(False),
             Tokenizer.from_str(self._tokenizer.to_str()),
             name=self.name,
             max_tokens=self.max_tokens,
@@ -304,7 +280,7 @@ class Encoder:
             raise EncoderError(f"the encoder's blobs lack {', '.join(missing)}")
         try:
             config = json.loads(blobs["encoder_config"])
-            weights = safetensors.torch.load(blobs["encoder"])
+            weights, virtual = split_virtual(safetensors.torch.load(blobs["encoder"]))
             pooling = str(config["pooling"])
             backbone = backbones.rebuild_model(config["model"], weights)
             tokenizer = backbones.read_tokenizer(blobs["tokenizer"])
@@ -312,7 +288,7 @@ class Encoder:
         except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise EncoderError(f"the encoder's blobs are damaged: {error}") from error
         return cls(
-            backbone,
+            pooled(backbone, pooling, virtual),
             tokenizer,
             name=name,
             max_tokens=max_tokens,
@@ -322,8 +298,16 @@ class Encoder:
         )
 
     def _stamp(self) -> int:
-        """Count the in-place changes of the weights: optimizer steps, loaded states."""
-        return sum(parameter._version for parameter in self.module.parameters())
+        """Tell weights apart: they change in place (optimizer steps, loaded states) or as such."""
+        return hash(tuple((id(p), p._version) for p in self.module.parameters()))
+
+    def _renew_engine(self) -> None:
+        """Make what `encode` computes with; at bf16 it computes what a release would."""
+        module = self.module
+        if self.precision != "fp32":
+            module = unadapted(module)
+        self._engine = at_precision(module, precision=self.precision)
+        self._engine_stamp = self._stamp()
 
     def _forward(self, engine: nn.Module, token_ids: list[list[int]]) -> NDArray[np.float32]:
         """Run token ids through an engine in micro-batches: float32 [rows, width], input order."""
@@ -356,17 +340,3 @@ def _micro_batches(lengths: Sequence[int], *, kind: str) -> Iterator[list[int]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-def pooled_layers(pooling: str, *, deepest: int) -> int:
-    """Read how many of the last hidden layers a pooling takes.
-
-    Raises:
-        EncoderError: the pooling is not known, or takes more layers than there are.
-    """
-    match = re.fullmatch(r"mean-last-([1-9]\d?)", pooling)
-    if match is None:
-        raise EncoderError(f"pooling {pooling!r}: mean-last-N was expected, N from 1")
-    if int(match[1]) > deepest:
-        raise EncoderError(f"pooling {pooling!r}: this encoder has {deepest} hidden layers")
-    return int(match[1])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learners.strategies.anchors import trained
 from learners.strategies.base import Arrays, Meta, StrategyConfig
 from learners.strategies.finetuning import FineTuning, StreamPlugin
 from learners.strategies.replaying import Draws, grow_beside, pack_rows, row_losses
@@ -49,7 +50,7 @@ class GradientProjection(StreamPlugin):
         logits = strategy.model(packed)
         self._draws.tell(rows, row_losses(self._kind, logits.detach(), targets))
         loss = self._kind.loss(logits, targets)
-        names, parameters = zip(*strategy.model.named_parameters(), strict=True)
+        names, parameters = zip(*trained(strategy.model), strict=True)
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             loss, parameters, allow_unused=True
         )

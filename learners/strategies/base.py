@@ -19,6 +19,7 @@ from learners.heads.solves import Method
 from learners.model import Encoder
 from learners.tasks.base import TaskKind
 from learners.template import MicroBatch
+from learners.tuning import Tuning
 from schemas.fields import Label
 
 Arrays = dict[str, Tensor]
@@ -79,8 +80,12 @@ class StrategyConfig:
         encoder: the strategy may train it, if it says so.
         replay: rows from memory.
         replay_rows: rows replayed beside each micro-batch.
-        learning_rate: of the encoder.
+        learning_rate: of the encoder, where all of it is trained; `learners.tuning.RATES` says how
+            many times that a part of it gets.
         head_learning_rate: of a trained head.
+        tuning: how much of the encoder is trained: a method of `learners.tuning`.
+        tuning_rank: of `lora` and `adalora`.
+        virtual_tokens: of `prefix` and `prompt`.
         projection_width: random features of the additive head.
         head: solve of its sums: a method of `learners.heads.solves`, or `auto` to choose.
         head_metric: what the choice is made for.
@@ -102,6 +107,9 @@ class StrategyConfig:
     replay_rows: int = 32
     learning_rate: float = 5e-5
     head_learning_rate: float = 2e-3
+    tuning: Tuning = "full"
+    tuning_rank: int = 8
+    virtual_tokens: int = 16
     projection_width: int = 4096
     head: Method | Literal["auto"] = "auto"
     head_metric: Metric = "log-loss"

@@ -1,6 +1,7 @@
 """What the strategies that train by gradient share: encoder, growing head, AdamW and their state.
 
-Owns one trainable model over the stream template, and when it consolidates. Dropout stays off: a
+Owns one trainable model over the stream template, and when it consolidates. What of the encoder is
+trained, `learners.tuning` says; the head always is. Dropout stays off: a
 step is then the same wherever it is taken up again, and the score before learning is clean.
 """
 
@@ -22,6 +23,8 @@ from learners.heads.linear import LinearHead
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.strategies.rows import Sampled, rows_of
 from learners.template import MicroBatch, StreamTemplate
+from learners.tuning import Tuned, TuningConfig, tune
+from schemas.errors import CheckpointError
 from schemas.fields import Label
 
 
@@ -71,6 +74,29 @@ class KeepScores(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         self.logits = strategy.mb_output.detach()[:live]
 
 
+class FollowTuning(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
+    """Does at every step what the encoder's tuning method asks for.
+
+    Args:
+        tuned: the method, on the encoder that is trained.
+    """
+
+    def __init__(self, tuned: Tuned) -> None:
+        super().__init__()
+        self._tuned = tuned
+
+    def before_backward(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
+        """Add the method's own part of the loss."""
+        penalty = self._tuned.penalty()
+        if penalty is not None:
+            strategy.loss += penalty
+
+    def after_update(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
+        """Let the method follow the step; gradients are still there."""
+        del strategy
+        self._tuned.stepped()
+
+
 class StreamPlugin(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
     """What a gradient strategy adds to plain fine-tuning: an Avalanche plugin with a state.
 
@@ -102,22 +128,36 @@ class StreamPlugin(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is unty
 
 
 class FineTuning:
-    """Trains encoder and head on micro-batches.
+    """Trains encoder, as far as its tuning goes, and head on micro-batches.
 
     Args:
         config: shared by all strategies.
         name: of the strategy.
         plugin: what tells this strategy from plain fine-tuning.
+
+    Attributes:
+        trains_encoder: False where the encoder is frozen.
+        tuned: what of the encoder is trained.
     """
 
     batch_rows = 32
-    trains_encoder = True
 
     def __init__(self, config: StrategyConfig, *, name: str, plugin: StreamPlugin) -> None:
         self.name = name
         self.encoder = config.encoder
         self.kind = config.kind
-        self.encoder.module.requires_grad_(True)
+        self.trains_encoder = config.tuning != "frozen"
+        self._started_from = "" if config.tuning == "full" else self.encoder.space_id
+        self.tuned = tune(
+            self.encoder.module,
+            TuningConfig(
+                method=config.tuning,
+                rank=config.tuning_rank,
+                virtual_tokens=config.virtual_tokens,
+                seed=config.seed,
+            ),
+            max_tokens=self.encoder.max_tokens,
+        )
         self._head = LinearHead(config.encoder.width, seed=config.seed)
         self.model = TrainedClassifier(self.encoder.module, self._head)
         self._keep = KeepScores()
@@ -127,7 +167,7 @@ class FineTuning:
         plugin.attach(self)
         self._optimizer = torch.optim.AdamW(
             [
-                {"params": list(self.encoder.module.parameters()), "lr": config.learning_rate},
+                self.tuned.group(config.learning_rate),
                 {"params": list(self._head.parameters()), "lr": config.head_learning_rate},
             ],
             weight_decay=0.01,
@@ -137,7 +177,7 @@ class FineTuning:
             optimizer=self._optimizer,
             criterion=self.kind.loss,
             device=self.encoder.device,
-            plugins=[plugin.callbacks, self._keep],
+            plugins=[plugin.callbacks, FollowTuning(self.tuned), self._keep],
         )
 
     @property
@@ -212,9 +252,9 @@ class FineTuning:
         self._template.consolidate(TensorDataset(packed, targets.cpu(), tasks))
         self._seen.clear()
 
-    def reset(self, encoder: Mapping[str, Tensor]) -> None:
-        """Start again: these encoder weights, a head of zeros with all labels, no moments."""
-        self.encoder.module.load_state_dict(encoder)
+    def reset(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Start again: a state of `tuned`, a head of zeros with all labels, no moments."""
+        self.tuned.restore(arrays, meta)
         with torch.no_grad():
             for parameter in self._head.parameters():
                 parameter.zero_()
@@ -228,11 +268,12 @@ class FineTuning:
         return self._head.blobs()
 
     def state(self) -> tuple[Arrays, Meta]:
-        """Weights of encoder and head, the optimizer's moments, the plugin's state and counts."""
+        """Trained weights of encoder and head, moments, the plugin's state and counts."""
+        encoder, tuning = self.tuned.state()
         plugin, plugin_meta = self._plugin.state()
         seen, seen_meta = self._seen.state()
         arrays: Arrays = {
-            **under("encoder.", self.encoder.module.state_dict()),
+            **under("encoder.", encoder),
             **under("head.", self._head.state_dict()),
             **under("plugin.", plugin),
             **under("seen.", seen),
@@ -241,15 +282,28 @@ class FineTuning:
             arrays |= under(f"optimizer.{number}.", moments)
         return arrays, {
             "labels": list(self._head.labels),
+            "tuning": {**tuning, "started_from": self._started_from},
             "template": self._template.state(),
             "plugin": plugin_meta,
             "seen": seen_meta,
         }
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Take up a state."""
+        """Take up a state.
+
+        Raises:
+            CheckpointError: another encoder, or another part of it, was trained.
+        """
+        tuning = meta.get("tuning", {"method": "full", "steps": 0, "started_from": ""})
+        if tuning["method"] == self.tuned.config.method != "full" and (
+            tuning["started_from"] != self._started_from
+        ):
+            raise CheckpointError(
+                "the checkpoint was made with another backbone: give this one its own data_dir, "
+                "or delete the checkpoint to learn the examples again from Kafka"
+            )
+        self.tuned.restore(only(arrays, "encoder."), tuning)
         self.grow(meta["labels"])
-        self.encoder.module.load_state_dict(only(arrays, "encoder."))
         self._head.load_state_dict(only(arrays, "head."))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in only(arrays, "optimizer.").items():

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learners.strategies.anchors import trained
 from learners.strategies.base import Arrays, Meta, ReplayedRow, StrategyConfig
 from learners.strategies.finetuning import FineTuning, StreamPlugin
 from learners.strategies.replaying import Draws, grow_beside, pack_rows, row_losses
@@ -74,7 +75,7 @@ class InterferedReplay(StreamPlugin):
             for group in strategy.optimizer.param_groups
             for parameter in group["params"]
         }
-        names, parameters = zip(*strategy.model.named_parameters(), strict=True)
+        names, parameters = zip(*trained(strategy.model), strict=True)
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             strategy.loss, parameters, retain_graph=True, allow_unused=True
         )

@@ -1,6 +1,6 @@
 """What the strategies share that train on stored rows from the start, when they settle.
 
-Owns the store, when it is time, and the training from the pretrained weights. Must not know which
+Owns the store, when it is time, and the training from the first weights. Must not know which
 rows are worth storing: the store decides.
 """
 
@@ -32,8 +32,6 @@ class Retraining:
             trains again.
     """
 
-    trains_encoder = True
-
     def __init__(
         self,
         config: StrategyConfig,
@@ -52,8 +50,9 @@ class Retraining:
         self._since = 0  # rows since the last training
         self._trained = 0  # rows of the last training
         self._order = np.random.Generator(np.random.PCG64(config.seed))
-        module = config.encoder.module
-        self._pretrained = {name: t.detach().clone() for name, t in module.state_dict().items()}
+        self.trains_encoder = self._tuning.trains_encoder
+        arrays, meta = self._tuning.tuned.state()
+        self._first = ({name: tensor.detach().clone() for name, tensor in arrays.items()}, meta)
 
     @property
     def head(self) -> ServedHead:
@@ -84,7 +83,7 @@ class Retraining:
         rows = self._store.rows
         if not rows:
             return
-        self._tuning.reset(self._pretrained)
+        self._tuning.reset(*self._first)
         for _ in range(self._epochs):
             order = self._order.permutation(len(rows)).tolist()
             for start in range(0, len(rows), self.batch_rows):
