@@ -164,6 +164,19 @@ def summary(course: Course, results: Sequence[Endurance], stock: Stock) -> str:
     )
 
 
+def report(
+    course: Course, results: Sequence[Endurance], stock: Stock, *, as_markdown: bool
+) -> None:
+    """Print what ran, the table, what Avalanche's own replay did, and the line of JSON."""
+    print("\n".join(about(course)))
+    if as_markdown:
+        print(markdown(results))
+    else:
+        Console(width=200).print(table(results))
+    print(told(stock))
+    print(summary(course, results, stock))
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     course = Course(DEFAULT_FOLDER)
@@ -199,13 +212,7 @@ def main(arguments: Sequence[str]) -> int:
         results.append(endure_apart(name, course))
         print(", ".join(cells(results[-1])), file=sys.stderr)
     stock = stock_apart(course)
-    print("\n".join(about(course)))
-    if chosen.markdown:
-        print(markdown(results))
-    else:
-        Console(width=200).print(table(results))
-    print(told(stock))
-    print(summary(course, results, stock))
+    report(course, results, stock, as_markdown=chosen.markdown)
     return 0
 
 

@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -49,7 +49,7 @@ from schemas import Example
 
 BATCH_ROWS = 32
 WARM_UP = 4  # micro-batches: every label has come then
-PAIRS, QUICK_PAIRS = 60, 6
+PAIRS, QUICK_PAIRS = 40, 6
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 MAX_RATIO = 1.1  # of the loop to the bare step
 MAX_HEAD_MS = 0.6  # an example
@@ -141,19 +141,26 @@ class BareStep:
         return float(loss.detach())
 
 
-def cost_of_loop(rows: Sequence[Row], *, pairs: int, progress: Show) -> LoopCost:
+def cost_of_loop(
+    rows: Sequence[Row],
+    *,
+    pairs: int,
+    progress: Show,
+    load: Callable[[], Encoder] = load_encoder,
+) -> LoopCost:
     """Let the loop and the bare step learn the same batches, in turns.
 
     Args:
         rows: at least one batch.
         pairs: micro-batches that are counted.
         progress: called with pairs done and in all.
+        load: gives an encoder of one's own, the same every time.
 
     Returns:
         What each cost.
     """
-    bare = BareStep(load_encoder(), list(dict.fromkeys(row.label for row in rows)))
-    loop = _loop()
+    bare = BareStep(load(), list(dict.fromkeys(row.label for row in rows)))
+    loop = _loop(load())
     spent: dict[str, list[float]] = {"loop": [], "bare": []}
     differences = []
     for number in range(WARM_UP + pairs):
@@ -181,11 +188,11 @@ def cost_of_loop(rows: Sequence[Row], *, pairs: int, progress: Show) -> LoopCost
     )
 
 
-def _loop() -> Loop:
+def _loop(encoder: Encoder) -> Loop:
     kind = task_kind("classify")
     config = StrategyConfig(
         kind=kind,
-        encoder=load_encoder(),
+        encoder=encoder,
         replay=NoReplay(),
         learning_rate=LEARNING_RATE,
         head_learning_rate=HEAD_LEARNING_RATE,

@@ -7,7 +7,11 @@ texts. Must not know learners.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
+
+from torch import Tensor
 
 from learners import backbones
 from learners.model import Encoder
@@ -19,8 +23,9 @@ MAX_TOKENS = 16
 NAME = f"{backbones.DEFAULT_BACKBONE}, layer 1 of 6"
 
 
-def small_encoder() -> Encoder:
-    """Cut the default backbone down: fp32, on the CPU, 1.8 million weights."""
+@cache
+def _parts() -> tuple[dict[str, Any], Mapping[str, Tensor], bytes]:
+    """Give the architecture, the weights and the tokenizer of what is left."""
     folder = backbones.find(backbones.DEFAULT_BACKBONE)
     backbone: Any = backbones.load_model(folder)
     backbone.encoder.layer = backbone.encoder.layer[:LAYERS]
@@ -44,9 +49,15 @@ def small_encoder() -> Encoder:
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
     tokenizer["model"]["vocab"] = {word: n for word, n in vocabulary.items() if n < WORDS}
+    return config, weights, json.dumps(tokenizer).encode()
+
+
+def small_encoder() -> Encoder:
+    """Build it: fp32, on the CPU, 1.8 million weights of its own."""
+    config, weights, tokenizer = _parts()
     return Encoder(
         backbones.rebuild_model(config, weights),
-        backbones.read_tokenizer(json.dumps(tokenizer).encode()),
+        backbones.read_tokenizer(tokenizer),
         name=NAME,
         max_tokens=MAX_TOKENS,
         device="cpu",
