@@ -2,9 +2,13 @@
 
 ::
 
-    data ──► scenarios ──► trial ──► results ──► report
-              (streams)      │  └── measures
-                     features (of frozen encoders, kept)
+    data ──► scenarios ──► trial ──► results ──► report     learn: how well, and how fast
+      │       (streams)      │  └── measures
+      │              features (of frozen encoders, kept)
+      ├────► endurance, stock                               forever: no slower, no larger
+      │        (small encoder)
+      └────► overhead                                       overhead: what the machinery costs
+               (stopwatch)
 
-`python -m benchmarks.learn --help` says what can be run; RESULTS.md holds what was measured.
+`python -m benchmarks.NAME --help` says what can be run; RESULTS.md holds what was measured.
 """
