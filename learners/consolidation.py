@@ -45,7 +45,7 @@ class ConsolidationConfig:
         seed: of the order of rows.
     """
 
-    epochs: int = 3
+    epochs: int = 4
     batch_rows: int = 32
     learning_rate: float = 5e-5
     head_learning_rate: float = 2e-3

@@ -18,8 +18,8 @@ import torch
 from learners import loop
 from learners.arguments import check_arguments, checked_name, checked_text, options_of
 from learners.checkpoint import CheckpointStore, LearnerState
-from learners.consolidation import Consolidation, ConsolidationConfig
-from learners.gate import GateRules, judge
+from learners.consolidation import ConsolidationConfig
+from learners.gate import GateRules
 from learners.heads.additive import AdditiveHead
 from learners.holdout import is_held_out
 from learners.localmemory import LocalMemory
@@ -27,6 +27,7 @@ from learners.loop import StepReport, together
 from learners.model import DEFAULT_BACKBONE, Encoder
 from learners.rehearsal import ReplayRow
 from learners.released import TOP, decide_by
+from learners.slow import SlowHalf, summed_rows
 from learners.strategies import STRATEGIES, StrategyConfig
 from learners.strategies.two_speed import TwoSpeed
 from learners.tasks import Decision, task_kind
@@ -41,7 +42,7 @@ _NEVER = datetime.fromtimestamp(0, UTC)  # no strategy reads times
 _MEMORY = "library.memory"
 
 Progress = Callable[[int, int], None]
-"""Called after every micro-batch with the rows done and the rows of the call."""
+"""Called after every micro-batch or step with what is done and what is to do."""
 
 
 class Forgotten(NamedTuple):
@@ -188,49 +189,21 @@ class Learner:
             progress: called with steps done and steps in all.
 
         Returns:
-            The gate's figures: `accepted` says whether the new encoder is in use now.
-
-        Raises:
-            ValueError: another strategy, or memory is empty.
+            The gate's figures: `accepted` says whether the new encoder is in use now. Another
+            strategy, or an empty memory, is a `ValueError`.
         """
-        strategy = self.loop.strategy
-        if not isinstance(strategy, TwoSpeed):
-            raise ValueError(f"consolidate: strategy {strategy.name!r} trains its encoder anyway")
-        current = self._summed(list(self.memory.rows()), strategy.additive_head)
-        rows = [(row.text, row.label) for row in current]
-        kept = self.memory.held_out(self.memory.size().held_out_rows)
-        held_out = [(row.text, row.label) for row in kept]
-        work = Consolidation(
-            strategy.encoder,
-            self.loop.kind,
-            [text for text, _ in rows],
-            [label for _, label in rows],
+        work = SlowHalf(
+            self.loop,
+            self.memory,
             config=config or ConsolidationConfig(),
-        )
-        while work.done < work.steps:
-            work.step()
-            if progress is not None:
-                progress(work.done, work.steps)
-        challenger = strategy.on_encoder(work.encoder(), rows, held_out)
-        strategy.settle()
-        texts, truths = [text for text, _ in held_out], [label for _, label in held_out]
-        report = judge(
-            truths=truths,
-            challenger=self._answers(challenger, texts),
-            champion=self._answers(strategy, texts),
-            kind=self.loop.kind,
-            labels=self.labels,
             rules=GateRules(),
+            held_out_rows=self.memory.size().held_out_rows,
         )
-        if report.accepted:
-            self.loop.strategy = challenger
-        return report
-
-    def _answers(self, strategy: TwoSpeed, texts: Sequence[str]) -> list[Decision]:
-        if not texts:
-            return []
-        features = strategy.encoder.encode(texts)
-        return decide_by(strategy.head, features, kind=self.loop.kind, top=1)
+        try:
+            work.run(progress)
+            return work.finish()
+        finally:
+            work.close()
 
     def forget(self, user: str) -> Forgotten:
         """Erase a user's rows from memory, and take them out of an additive head's sums.
@@ -250,7 +223,7 @@ class Learner:
         head = self.loop.strategy.head
         subtracted = 0
         if isinstance(head, AdditiveHead):
-            mine = self._summed(rows, head)
+            mine = self._summed(rows)
             if mine:
                 touched = [
                     tuple(head.row_of(text) for text in self.loop.kind.label_texts(row.label))
@@ -371,21 +344,9 @@ class Learner:
             held_out=is_held_out(example.id, share=self.loop.held_out_share),
         )
 
-    def _summed(self, rows: Sequence[ReplayRow], head: AdditiveHead) -> list[ReplayRow]:
-        """Leave out what is not in the sums of its label.
-
-        That is held-out rows, and rows from before their label's meaning changed: a label's sums
-        are those of its newest rows, as many as the head counts.
-        """
-        mine = [row for row in rows if not row.held_out]
-        labels = {row.label for row in mine if isinstance(row.label, str)}
-        current: dict[Label, list[str]] = {label: [] for label in labels}
-        for row in self.memory.rows() if labels else ():
-            if row.label in current:
-                current[row.label].append(row.id)
-        counts = head.counts
-        for label in labels:
-            newest = int(counts[head.row_of(str(label))])
-            current[label] = current[label][-newest:] if newest else []
-        there = {id_ for ids in current.values() for id_ in ids}
-        return [row for row in mine if not isinstance(row.label, str) or row.id in there]
+    def _summed(self, rows: Sequence[ReplayRow]) -> list[ReplayRow]:
+        """Leave out what is not in the sums: held-out rows, and those of a former meaning."""
+        strategy = self.loop.strategy
+        renewed = strategy.renewed_rows() if isinstance(strategy, TwoSpeed) else {}
+        there = {row.id for row in summed_rows(list(self.memory.rows()), renewed)}
+        return [row for row in rows if row.id in there]

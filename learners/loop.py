@@ -7,7 +7,7 @@ know Kafka, files, clocks or Prometheus.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +60,9 @@ class Learner:
         strategy: how it learns.
         held_out_share: share of examples that never trains.
         ledger_rows: how many of the newest examples are remembered, to drop repeats.
+
+    Attributes:
+        listeners: told the examples of every micro-batch, repeats left out, after it was learned.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Learner:
         self.held_out_share = held_out_share
         self.ledger = Ledger(rows=ledger_rows)
         self.learned = 0
+        self.listeners: list[Callable[[Sequence[Example]], None]] = []
 
     @property
     def labels(self) -> Sequence[str]:
@@ -102,6 +106,8 @@ class Learner:
         held_out = sum(batch.held_out)
         scored, agreement = self._agreement(batch, outcome)
         self.learned += len(fresh) - held_out
+        for listener in self.listeners:
+            listener(fresh)
         return StepReport(
             rows=len(fresh) - held_out,
             held_out=held_out,

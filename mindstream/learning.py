@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 
 from prometheus_client import Gauge
 
+from learners.background import Consolidator, Outcome, Schedule
+from learners.consolidation import ConsolidationConfig
 from learners.gate import GateRules
 from learners.loop import Learner, StepReport
 from learners.model import Encoder
 from learners.registry import Registry
 from learners.releasing import Releaser, Verdict
 from learners.replay import ReplayMemory
+from learners.slow import SlowHalf
 from learners.strategies import STRATEGIES, StrategyConfig
+from learners.strategies.two_speed import TwoSpeed
 from learners.tasks import task_kind
 from mindstream.backbone import load_encoder
 from mindstream.settings import Settings
@@ -67,28 +73,72 @@ def make_learners(settings: Settings, memories: Mapping[str, ReplayMemory]) -> d
     return learners
 
 
-def make_releasers(
-    settings: Settings, learners: Mapping[str, Learner], memories: Mapping[str, ReplayMemory]
-) -> dict[str, Releaser]:
-    """Build a releaser a task, all over one registry."""
-    registry = Registry(settings.store_url)
-    rules = GateRules(
+def gate_rules(settings: Settings) -> GateRules:
+    """Say what a candidate may lose."""
+    return GateRules(
         margin=settings.gate.margin,
         label_loss=settings.gate.label_loss,
         slice_loss=settings.gate.slice_loss,
         calibration_loss=settings.gate.calibration_loss,
         min_label_rows=settings.gate.min_label_rows,
     )
+
+
+def make_releasers(
+    settings: Settings, learners: Mapping[str, Learner], memories: Mapping[str, ReplayMemory]
+) -> dict[str, Releaser]:
+    """Build a releaser a task, all over one registry."""
+    registry = Registry(settings.store_url)
     return {
         name: Releaser(
             learner,
             registry=registry,
             memory=memories[name],
-            rules=rules,
+            rules=gate_rules(settings),
             rows=settings.gate.rows,
             keep=settings.store.keep,
         )
         for name, learner in learners.items()
+    }
+
+
+def make_consolidators(
+    settings: Settings, learners: Mapping[str, Learner], memories: Mapping[str, ReplayMemory]
+) -> dict[str, Consolidator]:
+    """Build a consolidator a task; none where the strategy trains the encoder itself."""
+    rules = settings.consolidation
+    if not rules.enabled:
+        return {}
+    schedule = Schedule(
+        rows=rules.rows,
+        growth=rules.growth,
+        idle_s=rules.idle_s,
+        idle_growth=rules.idle_growth,
+        every_s=rules.every_s,
+        drift_rows=rules.drift_rows,
+    )
+    config = ConsolidationConfig(
+        epochs=rules.epochs,
+        batch_rows=rules.batch_rows,
+        learning_rate=rules.learning_rate,
+        seed=settings.learn.seed,
+    )
+    return {
+        name: Consolidator(
+            learner,
+            partial(
+                SlowHalf,
+                learner,
+                memories[name],
+                config=config,
+                rules=gate_rules(settings),
+                held_out_rows=settings.replay.held_out_rows,
+            ),
+            schedule=schedule,
+            clock_s=time.monotonic,
+        )
+        for name, learner in learners.items()
+        if isinstance(learner.strategy, TwoSpeed)
     }
 
 
@@ -126,6 +176,22 @@ class LearnMetrics:
             log.info("%s: released %s: %s", task, verdict.release.version, said)
         else:
             log.info("%s: candidate refused: %s", task, said)
+
+    def consolidating(self, task: str, done: int, steps: int) -> None:
+        """Note how far a consolidation is."""
+        self.metrics.consolidation_progress.labels(task).set(done / max(steps, 1))
+
+    def consolidated(self, task: str, outcome: Outcome) -> None:
+        """Count a consolidation and say what became of it."""
+        self.metrics.consolidations_total.labels(task, outcome.what).inc()
+        self.metrics.consolidation_seconds.labels(task).set(outcome.seconds)
+        log.info(
+            "%s: consolidation %s after %.0f s: %s",
+            task,
+            outcome.what,
+            outcome.seconds,
+            outcome.reason,
+        )
 
     def checkpointed(self, *, size_bytes: int, at: datetime) -> None:
         """Note a checkpoint."""

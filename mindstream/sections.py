@@ -12,8 +12,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from learners.rehearsal import RECENT_ROWS, Law, Policy, check_shares
-
 EMBEDDED = "embedded"
 _BROKER = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+):(\d{1,5})$")
 _LOOKS_LIKE_A_PATH = re.compile(r"^[/.~]|\\|/$|/.*/")  # a name on the hub has one / at most
@@ -200,54 +198,6 @@ class IngestSettings(Section):
                 f"label_ttl_s ({self.label_ttl_s:g})"
             )
         return self
-
-
-class ReplaySettings(Section):
-    """Replay memory in Redis."""
-
-    policy: Policy = Field(
-        "class-balanced",
-        description="which rows stay: class-balanced, reservoir, recency-mixed or loss-aware",
-    )
-    shares: dict[Law, float] = Field(
-        {},
-        description="share of the rows drawn by each law, together 1, such as "
-        "{ class-balanced = 0.5, uniform = 0.0, recent = 0.25, loss = 0.25 }; empty: the policy's",
-    )
-    recent_rows: int = Field(
-        RECENT_ROWS, ge=1, description="newest rows: those that are drawn or kept as recent"
-    )
-    max_rows: int = Field(200_000, ge=1, description="rows of a task, at most")
-    max_bytes: int = Field(268_435_456, ge=1024, description="bytes of a task, at most")
-    held_out_share: float = Field(
-        0.05, ge=0.0, le=0.5, description="share of examples that never trains: the gate's probe"
-    )
-    held_out_rows: int = Field(2_000, ge=1, description="held-out rows of a task, at most")
-
-    @field_validator("shares")
-    @classmethod
-    def _are_shares(cls, shares: dict[Law, float]) -> dict[Law, float]:
-        check_shares(shares)
-        return shares
-
-
-class GateSettings(Section):
-    """When a candidate may replace the release that serves."""
-
-    margin: float = Field(0.01, ge=0, le=1, description="overall score it may lose, 0 to 1")
-    label_loss: float = Field(
-        0.34, ge=0, le=1, description="accuracy that one label may lose, 0 to 1"
-    )
-    slice_loss: float = Field(
-        0.05, ge=0, le=1, description="score that the oldest or newest rows may lose, 0 to 1"
-    )
-    calibration_loss: float = Field(
-        0.05, ge=0, le=1, description="how much the calibration error may grow, 0 to 1"
-    )
-    min_label_rows: int = Field(
-        5, ge=1, description="held-out rows from which a single label counts"
-    )
-    rows: int = Field(512, ge=10, description="held-out rows that decide")
 
 
 class LearnSettings(Section):

@@ -23,15 +23,14 @@ from pydantic_settings import (
     SettingsError as UnreadableVariable,
 )
 
+from mindstream.memory_sections import ConsolidationSettings, GateSettings, ReplaySettings
 from mindstream.problems import is_of_kubernetes, line_of, meant
 from mindstream.sections import (
-    GateSettings,
     IngestSettings,
     KafkaSettings,
     LearnSettings,
     ModelSettings,
     RedisSettings,
-    ReplaySettings,
     ServeSettings,
     StoreSettings,
     TaskSettings,
@@ -66,6 +65,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()  # type: ignore[call-arg]
     replay: ReplaySettings = ReplaySettings()  # type: ignore[call-arg]
     learn: LearnSettings = LearnSettings()  # type: ignore[call-arg]
+    consolidation: ConsolidationSettings = ConsolidationSettings()  # type: ignore[call-arg]
     gate: GateSettings = GateSettings()  # type: ignore[call-arg]
     serve: ServeSettings = ServeSettings()  # type: ignore[call-arg]
     watch: WatchSettings = WatchSettings()  # type: ignore[call-arg]

@@ -200,7 +200,12 @@ def _run_learn(settings: Settings) -> None:
     metrics = Metrics(CollectorRegistry())
     if settings.learn.port:
         start_http_server(settings.learn.port, settings.web.host, metrics.registry)
-    from mindstream.learning import LearnMetrics, make_learners, make_releasers
+    from mindstream.learning import (
+        LearnMetrics,
+        make_consolidators,
+        make_learners,
+        make_releasers,
+    )
 
     memories = {name: make_memory(settings, client, name) for name in settings.tasks}
     learners = make_learners(settings, memories)
@@ -230,6 +235,7 @@ def _run_learn(settings: Settings) -> None:
             step_rows=settings.learn.batch_rows or None,
         ),
         observer=LearnMetrics(metrics, learners),
+        consolidators=make_consolidators(settings, learners, memories),
         skipped=lambda topic: metrics.messages_skipped_total.labels(topic).inc(),
         clock_s=time.monotonic,
         now=utc_now,

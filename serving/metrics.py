@@ -120,6 +120,21 @@ TABLE: tuple[Metric, ...] = (
         ("task", "model"),
         "Last expected calibration error on held-out rows: champion, challenger.",
     ),
+    _counter(
+        "consolidations_total",
+        "runs",
+        ("task", "outcome"),
+        "Consolidations by what became of them: adopted, refused, dropped, failed.",
+    ),
+    _gauge(
+        "consolidation_progress",
+        "0 to 1",
+        TASK,
+        "Share of the steps of the running consolidation that are done; 0 when none runs.",
+    ),
+    _gauge(
+        "consolidation_seconds", "seconds", TASK, "How long the last finished consolidation took."
+    ),
     _gauge("labels", "labels", TASK, "Labels the model knows."),
     _gauge(
         "checkpoint_timestamp_seconds",
@@ -196,6 +211,9 @@ class Metrics:
     gate_score: Gauge
     gate_slice_score: Gauge
     gate_calibration_error: Gauge
+    consolidations_total: Counter
+    consolidation_progress: Gauge
+    consolidation_seconds: Gauge
     labels: Gauge
     checkpoint_timestamp_seconds: Gauge
     checkpoint_bytes: Gauge

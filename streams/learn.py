@@ -5,11 +5,12 @@ numbered steps:
 
 1. fetch examples from where the checkpoint stands, never from a committed group offset;
 2. learn them, a micro-batch at a time;
-3. when it is time, put a candidate before the gate: blobs, then manifest, then the message on
+3. look after the consolidation in the background, and begin one when it is due;
+4. when it is time, put a candidate before the gate: blobs, then manifest, then the message on
    `models`;
-4. when it is time, checkpoint weights, optimizer, strategy, generators and Kafka positions in one
+5. when it is time, checkpoint weights, optimizer, strategy, generators and Kafka positions in one
    atomic write;
-5. tell the group how far we are, for lag dashboards only.
+6. tell the group how far we are, for lag dashboards only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from torch import Tensor
 
+from learners.background import Consolidator, Outcome
 from learners.checkpoint import CheckpointStore, Fence, LearnerState
 from learners.loop import Learner, StepReport
 from learners.releasing import Releaser, Verdict
@@ -70,6 +72,14 @@ class LearnObserver(Protocol):
         """A candidate was judged."""
         ...
 
+    def consolidating(self, task: str, done: int, steps: int) -> None:
+        """A consolidation came so far; zeros when none runs."""
+        ...
+
+    def consolidated(self, task: str, outcome: Outcome) -> None:
+        """A consolidation ended."""
+        ...
+
     def checkpointed(self, *, size_bytes: int, at: datetime) -> None:
         """A checkpoint is durable."""
         ...
@@ -94,6 +104,7 @@ class LearnRole:
         cadence: how often things happen.
         observer: is told.
         skipped: told the topic of a message that cannot be learned.
+        consolidators: by task; none where nothing is consolidated.
         clock_s: monotonic seconds.
         now: the wall clock.
     """
@@ -112,7 +123,9 @@ class LearnRole:
     skipped: Callable[[str], None] = lambda topic: None
     positions: dict[int, int] = field(default_factory=dict)
     stopping: bool = False
+    consolidators: Mapping[str, Consolidator] = field(default_factory=dict)
     _idle_since_s: float = 0.0
+    _next_rest_s: float = 0.0
     _next_lag_s: float = 0.0
     _next_partitions_s: float = 0.0
     _next_release_s: float = 0.0
@@ -126,8 +139,12 @@ class LearnRole:
         self._next_checkpoint_s = self.clock_s() + self.cadence.checkpoint_every_s
         self._next_partitions_s = self.clock_s() + PARTITIONS_EVERY_S
         self._idle_since_s = self.clock_s()
-        while not self.stopping:
-            self._cycle()
+        try:
+            while not self.stopping:
+                self._cycle()
+        finally:
+            for consolidator in self.consolidators.values():
+                consolidator.stop()
         if self._dirty:
             self._checkpoint()
         log.info("stopped at %s", self.positions)
@@ -143,12 +160,14 @@ class LearnRole:
         for task, examples in self._by_task(records).items():  # 2
             self._learn(task, examples)
         if records:
-            self._idle_since_s = self.clock_s()
-        elif self.clock_s() - self._idle_since_s >= IDLE_S:
+            self._idle_since_s = self._next_rest_s = self.clock_s()
+            self._next_rest_s += IDLE_S
+        elif self.clock_s() >= self._next_rest_s:
             self._rest()
-        if self.clock_s() >= self._next_release_s:  # 3
+        self._consolidate(behind=len(records) >= self.cadence.batch_rows)  # 3
+        if self.clock_s() >= self._next_release_s:  # 4
             self._release()
-        if self._dirty and self.clock_s() >= self._next_checkpoint_s:  # 4
+        if self._dirty and self.clock_s() >= self._next_checkpoint_s:  # 5
             self._checkpoint()
         if self.clock_s() >= self._next_lag_s:
             self._measure_lag()
@@ -195,10 +214,30 @@ class LearnRole:
 
     def _rest(self) -> None:
         """Use the time in which nothing came for what is too slow while examples wait."""
-        self._idle_since_s = self.clock_s()
+        self._next_rest_s = self.clock_s() + IDLE_S
         for releaser in self.releasers.values():
             if releaser.rest():
                 self._dirty = True
+
+    def _consolidate(self, *, behind: bool) -> None:
+        """Finish the run at hand when it is done; else begin one that is due, one at a time."""
+        for task, consolidator in self.consolidators.items():
+            outcome = consolidator.poll()
+            self.observer.consolidating(task, *consolidator.progress)
+            if outcome is None:
+                continue
+            self.observer.consolidated(task, outcome)
+            if outcome.what == "adopted":
+                self._dirty = True
+                if task in self.releasers:
+                    self.releasers[task].stir()
+        if behind or any(one.running for one in self.consolidators.values()):
+            return
+        for consolidator in self.consolidators.values():
+            reason = consolidator.due(idle_s=self.clock_s() - self._idle_since_s)
+            if reason is not None:
+                consolidator.start(reason)
+                return
 
     def _release(self) -> None:
         started_s = self.clock_s()
@@ -227,7 +266,7 @@ class LearnRole:
         self._next_checkpoint_s = self.clock_s() + self.cadence.checkpoint_every_s
         self._dirty = False
         self.observer.checkpointed(size_bytes=path.stat().st_size, at=self.now())
-        self._tell_group()  # 5
+        self._tell_group()  # 6
 
     def _tell_group(self) -> None:
         partitions = {
@@ -253,7 +292,12 @@ class LearnRole:
             arrays |= {f"{task}/{name}": tensor for name, tensor in state.arrays.items()}
             tasks[task] = state.meta
         return LearnerState(
-            arrays=arrays, meta={"tasks": tasks, "positions": self._named_positions()}
+            arrays=arrays,
+            meta={
+                "tasks": tasks,
+                "positions": self._named_positions(),
+                "consolidators": {name: one.state() for name, one in self.consolidators.items()},
+            },
         )
 
     def _named_positions(self) -> dict[str, int]:
@@ -326,3 +370,6 @@ class LearnRole:
             }
             self.learners[task].restore(LearnerState(arrays=arrays, meta=meta))
             log.info("%s: resumed with %d examples learned", task, self.learners[task].learned)
+        for task, schedule in state.meta.get("consolidators", {}).items():
+            if task in self.consolidators:
+                self.consolidators[task].restore(schedule)

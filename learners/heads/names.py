@@ -94,6 +94,13 @@ class LabelNames:
         if row < len(self._named):
             self._named[row] = False
 
+    def follow(self, other: LabelNames) -> None:
+        """Drop what another dropped, and declare what it declared, of the labels that it knows."""
+        labels = len(other._named)
+        self._grow(labels)
+        self._named[:labels] &= other._named
+        self._declared[:labels] = other._declared
+
     def mixed(self, means: Tensor, counts: Tensor) -> Tensor:
         """Mix names into means: float64 [labels, features]."""
         self._grow(len(counts))

@@ -68,7 +68,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         self.kind = config.kind
         self.encoder = config.encoder
         self.drift = ClassDrift(config.encoder.width)
-        self.renewed = 0
+        self.renewed: dict[str, int] = {}  # how often, by label
         self.watches_drift = config.kind.head_solver == "class-balanced"
         self.scores: npt.NDArray[np.float32] | None = None
         self.labels: tuple[str, ...] = ()
@@ -100,10 +100,28 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         for label in labels:
             self.head.row_of(label)
         self._name(labels)
-        for pieces, take in ((rows, self.head.add), (held_out, self.head.probe)):
-            for piece in batched(pieces, REFILL_ROWS):
-                features = self.encoder.encode([text for text, _ in piece])
-                take(features, [self._rows(label) for _, label in piece])
+        self.add(rows)
+        self.probe(held_out)
+
+    def add(self, rows: Iterable[tuple[str, Label]], *, sign: int = 1) -> None:
+        """Add rows of text and label to the sums, or take them out."""
+        for piece in batched(rows, REFILL_ROWS):
+            features, labels = self._read(piece)
+            self.head.add(features, labels, sign=sign)
+
+    def probe(self, rows: Iterable[tuple[str, Label]]) -> None:
+        """Let the choice and the calibration be made on rows of text and label too."""
+        for piece in batched(rows, REFILL_ROWS):
+            self.head.probe(*self._read(piece))
+
+    def _read(
+        self, rows: Sequence[tuple[str, Label]]
+    ) -> tuple[npt.NDArray[np.float32], list[tuple[int, ...]]]:
+        """Give features, float32 [rows, width], and head rows; labels that are new get theirs."""
+        known = len(self.head.labels)
+        labels = [self._rows(label) for _, label in rows]
+        self._name(self.head.labels[known:], first_row=known)
+        return self.encoder.encode([text for text, _ in rows]), labels
 
     def declare(self, labels: Sequence[str]) -> None:
         """Let labels be said by their names alone, before they have any row."""
@@ -167,8 +185,13 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
                 continue  # new: it could not be said
             changed = self.drift.observe(label, features[i], hit=bool(said[i] == label))
             if changed is not None and self.head.contradicts(label, changed):
-                self.renewed += 1
-                self.head.renew(label, changed)
+                self.renew(label, changed)
+
+    def renew(self, label: int, features: npt.NDArray[np.float32]) -> None:
+        """Let a row of the head mean only its newest rows, float32 [rows, width], all in sums."""
+        text = self.head.labels[label]
+        self.renewed[text] = self.renewed.get(text, 0) + 1
+        self.head.renew(label, features)
 
 
 class TwoSpeed:
@@ -176,6 +199,9 @@ class TwoSpeed:
 
     Args:
         config: shared by all strategies; learning rates and replay are not used here.
+
+    Attributes:
+        pretrained: the encoder it started from, which every consolidation starts from too.
     """
 
     name = "two-speed"
@@ -183,7 +209,7 @@ class TwoSpeed:
     trains_encoder = False
 
     def __init__(self, config: StrategyConfig) -> None:
-        self._started_from = config.encoder.space_id
+        self.pretrained = config.encoder
         self._build(config)
 
     def _build(self, config: StrategyConfig) -> None:
@@ -224,7 +250,12 @@ class TwoSpeed:
     @property
     def drifted(self) -> int:
         """How often a label's meaning was found changed."""
-        return self._plugin.renewed
+        return sum(self._plugin.renewed.values())
+
+    def renewed_rows(self) -> dict[str, int]:
+        """Say how many rows each label has in the sums whose meaning was found changed."""
+        rows, index = self._head.counts, {text: n for n, text in enumerate(self._head.labels)}
+        return {text: int(rows[index[text]]) for text in self._plugin.renewed}
 
     def declare(self, labels: Sequence[str]) -> None:
         """Let labels be said by their names alone, before their first example."""
@@ -267,11 +298,20 @@ class TwoSpeed:
             A strategy with the same labels in the same rows; this one stays as it is.
         """
         other = TwoSpeed(replace(self._config, encoder=encoder))
-        other._started_from = self._started_from
-        other._plugin.refill(self._head.labels, rows, held_out)
-        other._plugin.renewed = self._plugin.renewed
+        other.pretrained = self.pretrained
+        other._plugin.refill(list(self._head.labels), rows, held_out)
+        other._plugin.renewed = dict(self._plugin.renewed)
+        other._head.names.follow(self._head.names)
         other._head.solve()
         return other
+
+    def add(self, rows: Iterable[tuple[str, Label]], *, sign: int = 1) -> None:
+        """Add rows of text and canonical label to the sums, or take them out, without scoring."""
+        self._plugin.add(rows, sign=sign)
+
+    def probe(self, rows: Iterable[tuple[str, Label]]) -> None:
+        """Let the choice and the calibration be made on further rows of text and label."""
+        self._plugin.probe(rows)
 
     def head_blobs(self) -> dict[str, bytes]:
         """Write the solved head and its projection."""
@@ -283,15 +323,15 @@ class TwoSpeed:
         windows, drift = self._plugin.drift.state()
         arrays = {**arrays, **windows}
         tensors = {f"head.{name}": torch.from_numpy(np.asarray(a)) for name, a in arrays.items()}
-        if self.encoder.space_id != self._started_from:  # consolidated: nobody else has it
+        if self.encoder.space_id != self.pretrained.space_id:  # consolidated: nobody else has it
             weights = self.encoder.module.backbone.state_dict()
             tensors |= {f"encoder.{name}": t.detach().cpu() for name, t in weights.items()}
         return (
             tensors,
             {
                 "head": meta,
-                "started_from": self._started_from,
-                "drift": {**drift, "renewed": self._plugin.renewed},
+                "started_from": self.pretrained.space_id,
+                "drift": {**drift, "renewed": dict(self._plugin.renewed)},
                 "space_id": self.encoder.space_id,
                 "precision": self.encoder.precision,
             },
@@ -303,7 +343,7 @@ class TwoSpeed:
         Raises:
             CheckpointError: the state belongs to another encoder.
         """
-        if meta["started_from"] != self._started_from:
+        if meta["started_from"] != self.pretrained.space_id:
             raise CheckpointError(
                 "the checkpoint was made with another backbone: give this one its own data_dir, "
                 "or delete the checkpoint to learn the examples again from Kafka"
@@ -319,7 +359,7 @@ class TwoSpeed:
         }
         self._head.restore(head, meta["head"])
         self._plugin.drift.restore(head, meta["drift"])
-        self._plugin.renewed = int(meta["drift"]["renewed"])
+        self._plugin.renewed = dict(meta["drift"]["renewed"])
 
 
 def batched(rows: Iterable[tuple[str, Label]], most: int) -> Iterator[Sequence[tuple[str, Label]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,24 @@ import pytest
 import redis as redis_client
 from kafka import TopicPartition
 
+from learners.background import Consolidator, Outcome, Schedule
 from learners.checkpoint import CheckpointStore, Fence
+from learners.consolidation import ConsolidationConfig
+from learners.gate import GateRules
+from learners.holdout import is_held_out
+from learners.localmemory import LocalMemory
 from learners.loop import Learner, StepReport
-from learners.releasing import Verdict
+from learners.registry import Registry
+from learners.rehearsal import ReplayRow
+from learners.releasing import Releaser, Verdict
+from learners.slow import SlowHalf
 from schemas import codec
 from schemas.errors import SettingsError
 from streams.learn import PARTITIONS_EVERY_S, Cadence, LearnRole
 from streams.topics import Topics
 from tests.flow.conftest import Wire
 from tests.learning import MakeLearner, example, frozen_encoder, make_learner
+from tests.small import small_learner
 
 __all__ = ["frozen_encoder", "make_learner"]
 
@@ -31,13 +41,23 @@ class Observer:
     def __init__(self) -> None:
         self.rows = 0
         self.lags: list[tuple[int, int]] = []
+        self.outcomes: list[Outcome] = []
+        self.verdicts: list[Verdict] = []
 
     def learned(self, task: str, report: StepReport, *, seconds: float) -> None:
         del task, seconds
         self.rows += report.rows
 
     def judged(self, task: str, verdict: Verdict) -> None:
-        raise AssertionError((task, verdict))
+        del task
+        self.verdicts.append(verdict)
+
+    def consolidating(self, task: str, done: int, steps: int) -> None:
+        """Keep nothing."""
+
+    def consolidated(self, task: str, outcome: Outcome) -> None:
+        del task
+        self.outcomes.append(outcome)
 
     def checkpointed(self, *, size_bytes: int, at: datetime) -> None:
         """Keep nothing."""
@@ -66,7 +86,14 @@ class Stage:
         self.skipped: list[str] = []
         self.roles: list[LearnRole] = []
 
-    def role(self, prefix: str, learners: dict[str, Learner], **changes: Any) -> LearnRole:
+    def role(
+        self,
+        prefix: str,
+        learners: dict[str, Learner],
+        *,
+        releasers: dict[str, Releaser] | None = None,
+        **changes: Any,
+    ) -> LearnRole:
         from kafka import KafkaConsumer, KafkaProducer
 
         consumer = KafkaConsumer(
@@ -80,7 +107,7 @@ class Stage:
             producer=KafkaProducer(bootstrap_servers=self.wire.servers),
             topics=Topics(prefix),
             learners=learners,
-            releasers={},
+            releasers=releasers or {},
             checkpoints=CheckpointStore(self.folder / "checkpoints"),
             fence=Fence(self.redis, f"{prefix}:fence"),
             cadence=Cadence(
@@ -219,3 +246,81 @@ def test_the_lag_is_measured_between_checkpoints(
 
     stage.run_until(role, measured)
     assert max(behind for _, behind in stage.observer.lags) > 0
+
+
+def test_a_consolidation_is_released_checkpointed_and_taken_up(
+    stage: Stage, wire: Wire, tmp_path: Path
+) -> None:
+    # Given examples on the wire and in memory
+    topics, memory = Topics("slow"), LocalMemory()
+    words = ("red cup", "blue mug")
+    rows = [example(f"e{n}", f"the {words[n % 2]} {n}", words[n % 2]) for n in range(40)]
+    memory.offer(
+        [
+            ReplayRow(
+                id=one.id,
+                user="u",
+                label=one.label,
+                text=str(one.text),
+                held_out=is_held_out(one.id, share=0.5),
+            )
+            for one in rows
+        ]
+    )
+    wire.send(topics.examples, [("u", row) for row in rows])
+
+    def build() -> tuple[Learner, Releaser, Consolidator]:
+        learner = small_learner("two-speed", held_out_share=0.5)
+        releaser = Releaser(
+            learner,
+            registry=Registry(str(tmp_path / "releases")),
+            memory=memory,
+            rules=GateRules(),
+            rows=50,
+            keep=10,
+        )
+        begin = partial(
+            SlowHalf,
+            learner,
+            memory,
+            config=ConsolidationConfig(epochs=2, batch_rows=8),
+            rules=GateRules(),
+            held_out_rows=50,
+        )
+        return (
+            learner,
+            releaser,
+            Consolidator(learner, begin, schedule=Schedule(rows=10), clock_s=stage.clock),
+        )
+
+    # When the role has learned them, then it consolidates and releases the new encoder
+    learner, releaser, consolidator = build()
+    space = learner.strategy.encoder.space_id
+    role = stage.role(
+        "slow",
+        {"intents": learner},
+        releasers={"intents": releaser},
+        consolidators={"intents": consolidator},
+    )
+
+    def released() -> bool:
+        champion = releaser.champion
+        return champion is not None and champion.encoder.space_id not in ("", space)
+
+    stage.run_until(role, released)
+    assert [outcome.what for outcome in stage.observer.outcomes] == ["adopted"]
+    assert releaser.champion is not None
+    assert releaser.champion.encoder.space_id == learner.strategy.encoder.space_id
+
+    # And one that starts from its checkpoint goes on with it, and is not at it again
+    again, releaser, consolidator = build()
+    role = stage.role(
+        "slow",
+        {"intents": again},
+        releasers={"intents": releaser},
+        consolidators={"intents": consolidator},
+    )
+    cycles = iter(range(5))
+    stage.run_until(role, lambda: next(cycles, None) is None)
+    assert again.strategy.encoder.space_id == learner.strategy.encoder.space_id != space
+    assert len(stage.observer.outcomes) == 1

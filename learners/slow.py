@@ -1,0 +1,251 @@
+"""The slow half of a learner: one consolidation beside the fast half, without losing its work.
+
+Owns what is read from memory, how examples that come meanwhile are caught up with, and the
+adoption; must not know when it is time, threads, Kafka or Redis. The numbered steps:
+
+1. from now on, note what the fast half learns;
+2. read all that memory holds of what is in the sums;
+3. fine-tune a copy of the pretrained encoder on it (`learners.consolidation`);
+4. make the sums anew for the new encoder;
+5. catch up with what was noted;
+6. let the gate decide; the fast half goes on with the new encoder, or as if nothing had been.
+
+Steps 2 to 5 may run in another thread than the fast half; 1 and 6 are for its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from learners.consolidation import Consolidation, ConsolidationConfig
+from learners.gate import GateRules, judge
+from learners.holdout import is_held_out
+from learners.loop import Learner
+from learners.rehearsal import ReplayRow
+from learners.released import decide_by
+from learners.strategies.two_speed import TwoSpeed
+from learners.tasks import Decision
+from schemas import Example, GateReport
+from schemas.fields import Label
+
+CATCH_UP_ROWS = 256  # fewer are left to the fast half's own thread
+NEW_ROWS = 65_536  # newest rows of memory, of which some may not have reached the learner
+
+Progress = Callable[[int, int], None]
+"""Called after every step with the steps done and the steps in all."""
+
+
+class Memory(Protocol):
+    """Where rows are kept."""
+
+    def rows(self) -> Iterator[ReplayRow]:
+        """Give all rows that train, oldest first."""
+        ...
+
+    def held_out(self, rows: int) -> Sequence[ReplayRow]:
+        """Give up to so many held-out rows."""
+        ...
+
+
+class DroppedError(Exception):
+    """The work was given up: somebody asked for it, or a label changed its meaning meanwhile."""
+
+
+@dataclass(slots=True)
+class _Summed:
+    """A row that is in the new sums."""
+
+    revision: int
+    label: Label
+
+
+class SlowHalf:
+    """One consolidation of one learner.
+
+    Args:
+        learner: its strategy is `two-speed`; step 1 begins now.
+        memory: of the same task.
+        config: how the encoder trains.
+        rules: of the gate.
+        held_out_rows: held-out rows that the new head chooses and calibrates itself on, and that
+            decide.
+
+    Attributes:
+        learner: of the fast half.
+        done: steps of the fine-tuning so far.
+        steps: in all; 0 until memory was read.
+
+    Raises:
+        ValueError: the learner has another strategy.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        memory: Memory,
+        *,
+        config: ConsolidationConfig,
+        rules: GateRules,
+        held_out_rows: int,
+    ) -> None:
+        if not isinstance(learner.strategy, TwoSpeed):
+            raise ValueError(f"strategy {learner.strategy.name!r} trains its encoder anyway")
+        self.learner = learner
+        self.done = 0
+        self.steps = 0
+        self._champion = learner.strategy
+        self._memory = memory
+        self._config = config
+        self._rules = rules
+        self._held_out_rows = held_out_rows
+        self._renewed_rows = self._champion.renewed_rows()
+        self._drifted = self._champion.drifted
+        self._stopping = threading.Event()
+        self._noted: deque[Example] = deque()
+        self._summed: dict[str, _Summed] = {}
+        self._newest: list[ReplayRow] = []
+        self._challenger: TwoSpeed | None = None
+        self._report: GateReport | None = None
+        learner.listeners.append(self._note)  # 1
+
+    def _note(self, examples: Sequence[Example]) -> None:
+        self._noted.extend(examples)
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Do steps 2 to 5.
+
+        An empty memory is a `ValueError`; after `stop`, a `DroppedError` comes soon.
+
+        Args:
+            progress: is told.
+        """
+        rows = summed_rows(list(self._memory.rows()), self._renewed_rows)  # 2
+        self._summed = {row.id: _Summed(row.revision, row.label) for row in rows}
+        self._newest = rows[-NEW_ROWS:]
+        held_out = list(self._memory.held_out(self._held_out_rows))
+        work = Consolidation(  # 3
+            self._champion.pretrained,
+            self.learner.kind,
+            [row.text for row in rows],
+            [row.label for row in rows],
+            config=self._config,
+        )
+        self.steps = work.steps
+        while work.done < work.steps:
+            self._check()
+            work.step()
+            self.done = work.done
+            if progress is not None:
+                progress(work.done, work.steps)
+        self._challenger = self._champion.on_encoder(  # 4
+            work.encoder(), self._pairs(rows), self._pairs(held_out)
+        )
+        while len(self._noted) > CATCH_UP_ROWS:  # 5
+            self._catch_up()
+        self._judge(held_out)
+
+    def finish(self) -> GateReport:
+        """Do the rest of step 5, and step 6: the learner may have another strategy after it.
+
+        Returns:
+            The gate's figures: `accepted` says whether the new encoder is in use now.
+
+        Raises:
+            DroppedError: a label changed its meaning meanwhile: the new sums are of the old one.
+        """
+        self.close()
+        challenger = self._challenger
+        assert challenger is not None
+        assert self._report is not None
+        if self._champion.drifted != self._drifted or self.learner.strategy is not self._champion:
+            raise DroppedError("a label changed its meaning while the encoder was trained")
+        if not self._report.accepted:
+            return self._report
+        self._catch_up()
+        challenger.settle()
+        ledger = self.learner.ledger
+        for row in self._newest:  # what memory had before the learner: not to be learned twice
+            ledger.add(row.id, row.revision)
+        self.learner.strategy = challenger
+        return self._report
+
+    def stop(self) -> None:
+        """Ask `run`, in whatever thread it is, to end soon."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Stop noting what the learner learns."""
+        if self._note in self.learner.listeners:
+            self.learner.listeners.remove(self._note)
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise DroppedError("stopped")
+
+    def _pairs(self, rows: Iterable[ReplayRow]) -> Iterator[tuple[str, Label]]:
+        for row in rows:
+            self._check()
+            yield row.text, row.label
+
+    def _catch_up(self) -> None:
+        """Give the new sums what was noted so far, and is not in them."""
+        challenger = self._challenger
+        assert challenger is not None
+        for example in [self._noted.popleft() for _ in range(len(self._noted))]:
+            text = self.learner.kind.input_text(example.text, example.features)
+            label = self.learner.kind.check_label(example.label)
+            if is_held_out(example.id, share=self.learner.held_out_share):
+                challenger.probe([(text, label)])
+                continue
+            before = self._summed.get(example.id)
+            if before is not None and before.revision >= example.revision:
+                continue  # memory had it already
+            if before is not None:
+                challenger.add([(text, before.label)], sign=-1)
+            challenger.add([(text, label)])
+            self._summed[example.id] = _Summed(example.revision, label)
+
+    def _judge(self, held_out: Sequence[ReplayRow]) -> None:
+        challenger = self._challenger
+        assert challenger is not None
+        self._report = judge(
+            truths=[row.label for row in held_out],
+            challenger=self._decided(challenger, held_out),
+            champion=self._decided(self._champion, held_out),
+            kind=self.learner.kind,
+            labels=list(challenger.head.labels),
+            rules=self._rules,
+        )
+
+    def _decided(self, strategy: TwoSpeed, rows: Sequence[ReplayRow]) -> list[Decision]:
+        if not rows:
+            return []
+        head = strategy.additive_head.solved()
+        features = strategy.encoder.encode([row.text for row in rows])
+        return decide_by(head, features, kind=self.learner.kind, top=1)
+
+
+def summed_rows(rows: Sequence[ReplayRow], renewed_rows: Mapping[str, int]) -> list[ReplayRow]:
+    """Leave out held-out rows, and rows from before their label's meaning changed.
+
+    Args:
+        rows: of a memory, oldest first.
+        renewed_rows: label to rows in the sums, of labels whose meaning changed: its newest.
+
+    Returns:
+        The others, oldest first.
+    """
+    left, kept = dict(renewed_rows), []
+    for row in reversed(rows):
+        if row.held_out:
+            continue
+        if isinstance(row.label, str) and row.label in left:
+            left[row.label] -= 1
+            if left[row.label] < 0:
+                continue
+        kept.append(row)
+    return kept[::-1]

@@ -1,0 +1,84 @@
+"""The sections of the settings that say what is remembered, judged and consolidated.
+
+Owns what may be set of memory, gate and slow half; must not know where values come from.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from learners.rehearsal import RECENT_ROWS, Law, Policy, check_shares
+from mindstream.sections import Section
+
+
+class ReplaySettings(Section):
+    """Replay memory in Redis."""
+
+    policy: Policy = Field(
+        "class-balanced",
+        description="which rows stay: class-balanced, reservoir, recency-mixed or loss-aware",
+    )
+    shares: dict[Law, float] = Field(
+        {},
+        description="share of the rows drawn by each law, together 1, such as "
+        "{ class-balanced = 0.5, uniform = 0.0, recent = 0.25, loss = 0.25 }; empty: the policy's",
+    )
+    recent_rows: int = Field(
+        RECENT_ROWS, ge=1, description="newest rows: those that are drawn or kept as recent"
+    )
+    max_rows: int = Field(200_000, ge=1, description="rows of a task, at most")
+    max_bytes: int = Field(268_435_456, ge=1024, description="bytes of a task, at most")
+    held_out_share: float = Field(
+        0.05, ge=0.0, le=0.5, description="share of examples that never trains: the gate's probe"
+    )
+    held_out_rows: int = Field(2_000, ge=1, description="held-out rows of a task, at most")
+
+    @field_validator("shares")
+    @classmethod
+    def _are_shares(cls, shares: dict[Law, float]) -> dict[Law, float]:
+        check_shares(shares)
+        return shares
+
+
+class GateSettings(Section):
+    """When a candidate may replace the release that serves."""
+
+    margin: float = Field(0.01, ge=0, le=1, description="overall score it may lose, 0 to 1")
+    label_loss: float = Field(
+        0.34, ge=0, le=1, description="accuracy that one label may lose, 0 to 1"
+    )
+    slice_loss: float = Field(
+        0.05, ge=0, le=1, description="score that the oldest or newest rows may lose, 0 to 1"
+    )
+    calibration_loss: float = Field(
+        0.05, ge=0, le=1, description="how much the calibration error may grow, 0 to 1"
+    )
+    min_label_rows: int = Field(
+        5, ge=1, description="held-out rows from which a single label counts"
+    )
+    rows: int = Field(512, ge=10, description="held-out rows that decide")
+
+
+class ConsolidationSettings(Section):
+    """The slow half of the strategy two-speed: the encoder, fine-tuned in the background."""
+
+    enabled: bool = Field(True, description="whether the encoder is ever fine-tuned")
+    rows: int = Field(1_000, ge=1, description="examples learned before the first time")
+    growth: float = Field(
+        2.0, gt=1, description="again when this many times the examples were learned"
+    )
+    idle_s: float = Field(30.0, ge=0, description="sooner, when nothing came for so long, seconds")
+    idle_growth: float = Field(
+        1.1, gt=1, description="then this many times the examples are enough"
+    )
+    every_s: float = Field(
+        0.0, ge=0, description="sooner, this long after the last time, seconds; 0: not for that"
+    )
+    drift_rows: int = Field(
+        500,
+        ge=0,
+        description="sooner, so many examples after a label changed its meaning; 0: not for that",
+    )
+    epochs: int = Field(4, ge=1, le=100, description="passes over all rows in memory")
+    batch_rows: int = Field(32, ge=1, le=4096, description="rows of a step")
+    learning_rate: float = Field(5e-5, gt=0, description="of the encoder, at its highest")

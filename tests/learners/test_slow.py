@@ -1,0 +1,236 @@
+"""The slow half loses nothing of what is learned meanwhile, and nothing when it is dropped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learners.consolidation import ConsolidationConfig
+from learners.gate import GateRules
+from learners.heads.additive import AdditiveHead
+from learners.localmemory import LocalMemory
+from learners.loop import Learner
+from learners.rehearsal import ReplayRow
+from learners.slow import DroppedError, SlowHalf, summed_rows
+from learners.strategies.two_speed import TwoSpeed
+from schemas import Example
+from tests.learning import example
+from tests.small import small_learner
+
+CONFIG = ConsolidationConfig(epochs=1, batch_rows=8, learning_rate=3e-4)
+WORDS = ("red cup", "blue mug", "old boat", "new car")
+
+
+def row(one: Example, *, held_out: bool = False) -> ReplayRow:
+    return ReplayRow(
+        id=one.id,
+        user=one.user,
+        label=one.label,
+        text=one.text or "",
+        revision=one.revision,
+        held_out=held_out,
+    )
+
+
+def stream(first: int, count: int) -> list[Example]:
+    return [
+        example(f"e{n}", f"the {WORDS[n % 4]} {n}", WORDS[n % 4])
+        for n in range(first, first + count)
+    ]
+
+
+class Meanwhile(LocalMemory):
+    """A memory whose reading lets something happen in the middle of a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happens: list[Sequence[Example]] = []
+        self.learner: Learner | None = None
+
+    def held_out(self, rows: int) -> list[ReplayRow]:
+        for batch in self.happens:
+            assert self.learner is not None
+            self.learner.learn(batch)
+        self.happens = []
+        return super().held_out(rows)
+
+
+def begin(learner: Learner, memory: LocalMemory) -> SlowHalf:
+    return SlowHalf(learner, memory, config=CONFIG, rules=GateRules(), held_out_rows=50)
+
+
+def sums(learner: Learner) -> dict[str, np.ndarray]:
+    strategy = learner.strategy
+    assert isinstance(strategy, TwoSpeed)
+    arrays, _ = strategy.additive_head.sums.state()
+    labels = strategy.head.labels
+    order = np.argsort(np.array(labels))
+    by_label = {name: np.asarray(arrays[name])[order] for name in ("sums", "counts")}
+    return {**by_label, "gram": np.asarray(arrays["gram"]), "labels": np.array(labels)[order]}
+
+
+def made_anew(learner: Learner, rows: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
+    """Sums of a fresh head over rows, one text at a time as the fast half might get them."""
+    strategy = learner.strategy
+    assert isinstance(strategy, TwoSpeed)
+    head = AdditiveHead(
+        features=strategy.encoder.width,
+        solver="class-balanced",
+        width=64,
+        seed=7,
+        space_id=strategy.encoder.space_id,
+    )
+    features = strategy.encoder.encode([text for text, _ in rows])
+    head.add(features, [(head.row_of(label),) for _, label in rows])
+    arrays, _ = head.sums.state()
+    order = np.argsort(np.array(head.labels))
+    by_label = {name: np.asarray(arrays[name])[order] for name in ("sums", "counts")}
+    return {
+        **by_label,
+        "gram": np.asarray(arrays["gram"]),
+        "labels": np.array(head.labels)[order],
+    }
+
+
+def assert_like(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    """Equal but for the encoder's noise, which may move a code by one step."""
+    assert ours["labels"].tolist() == theirs["labels"].tolist()
+    np.testing.assert_array_equal(ours["counts"], theirs["counts"])
+    assert np.abs(ours["sums"] - theirs["sums"]).max() <= 2
+    assert np.abs(ours["gram"] - theirs["gram"]).max() <= 1e-4 * np.abs(theirs["gram"]).max() + 32
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_whatever_comes_meanwhile_is_in_the_new_sums_exactly_once(
+    data: st.DataObject,
+) -> None:
+    # Given a learner behind its memory by some rows, corrections and new rows on their way
+    learner, memory = small_learner("two-speed", held_out_share=0.0), Meanwhile()
+    memory.learner = learner
+    rows = stream(0, 24)
+    ahead = data.draw(st.integers(0, 6), label="rows that memory has before the learner")
+    learner.learn(rows[: 24 - ahead])
+    corrected = data.draw(
+        st.lists(st.integers(0, 23), unique=True, max_size=4), label="rows that are corrected"
+    )
+    seen_by_memory = data.draw(st.booleans(), label="whether memory has the corrections")
+    corrections = [
+        example(f"e{n}", rows[n].text or "", "other", revision=2, previous=rows[n].label)
+        for n in corrected
+    ]
+    memory.offer([row(one) for one in rows])
+    if seen_by_memory:
+        memory.offer([row(one) for one in corrections])
+    late = rows[24 - ahead :] if ahead else []
+    memory.happens = [batch for batch in (late, corrections, stream(24, 5)) if batch]
+
+    # When a consolidation runs meanwhile, and repeats come after it
+    work = begin(learner, memory)
+    work.run()
+    before = learner.strategy
+    report = work.finish()
+    assert report.accepted
+    assert learner.strategy is not before
+    learner.learn([*late, *corrections])
+
+    # Then every row is in the new sums once, with its last label
+    now = {one.id: (one.text or "", str(one.label)) for one in [*rows, *stream(24, 5)]}
+    now |= {one.id: (one.text or "", "other") for one in corrections}
+    assert_like(sums(learner), made_anew(learner, list(now.values())))
+
+
+def test_rows_that_memory_has_before_the_learner_are_not_learned_twice() -> None:
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    rows = stream(0, 20)
+    learner.learn(rows[:16])
+    memory.offer([row(one) for one in rows])
+    work = begin(learner, memory)
+    work.run()
+    assert work.finish().accepted
+    assert learner.learn(rows[16:]).repeated == 4
+    strategy = learner.strategy
+    assert isinstance(strategy, TwoSpeed)
+    assert strategy.additive_head.counts.sum() == 20
+
+
+def test_what_the_gate_refuses_leaves_the_learner_as_it_was() -> None:
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    learner.learn(stream(0, 24))
+    held_out = [row(one, held_out=True) for one in stream(100, 30)]
+    memory.offer([row(one) for one in stream(0, 24)] + held_out)
+    strict = GateRules(margin=-2.0)  # more must be gained than there is
+    work = SlowHalf(learner, memory, config=CONFIG, rules=strict, held_out_rows=50)
+    strategy, space = learner.strategy, learner.strategy.encoder.space_id
+    before = learner.state()
+    work.run()
+    report = work.finish()
+    assert not report.accepted, report
+    assert learner.strategy is strategy
+    assert learner.strategy.encoder.space_id == space
+    after = learner.state()
+    assert all(
+        np.array_equal(before.arrays[name].numpy(), after.arrays[name].numpy())
+        for name in before.arrays
+    )
+    assert learner.listeners == []
+
+
+def test_a_run_that_is_stopped_ends_and_leaves_the_learner_as_it_was() -> None:
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    learner.learn(stream(0, 24))
+    memory.offer([row(one) for one in stream(0, 24)])
+    strategy, work = learner.strategy, begin(learner, memory)
+    with pytest.raises(DroppedError, match="stopped"):
+        work.run(lambda done, steps: work.stop())
+    work.close()
+    assert work.done == 1
+    assert learner.strategy is strategy
+    assert learner.listeners == []
+
+
+def test_a_label_that_changes_meanwhile_drops_the_run() -> None:
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    learner.learn(stream(0, 24))
+    memory.offer([row(one) for one in stream(0, 24)])
+    strategy, work = learner.strategy, begin(learner, memory)
+    assert isinstance(strategy, TwoSpeed)
+    work.run()
+    strategy._plugin.renew(0, strategy.encoder.encode([str(stream(20, 1)[0].text)]))
+    with pytest.raises(DroppedError, match="a label changed its meaning"):
+        work.finish()
+    assert learner.strategy is strategy
+
+
+def test_the_fast_half_learns_in_its_own_thread_while_the_slow_half_works() -> None:
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    learner.learn(stream(0, 40))
+    memory.offer([row(one) for one in stream(0, 40)])
+    work = begin(learner, memory)
+    thread = threading.Thread(target=work.run)
+    thread.start()
+    learned = 40
+    while thread.is_alive() and learned < 400:
+        learner.learn(stream(learned, 4))
+        learned += 4
+    thread.join()
+    assert work.finish().accepted
+    strategy = learner.strategy
+    assert isinstance(strategy, TwoSpeed)
+    assert learned > 40
+    assert strategy.additive_head.counts.sum() == learned
+
+
+def test_only_the_newest_rows_of_a_changed_label_are_taken() -> None:
+    def rows() -> Iterator[ReplayRow]:
+        for n in range(8):
+            label = "b" if n % 2 else "a"
+            yield ReplayRow(id=f"{n}", user="u", label=label, text="t", held_out=n == 7)
+
+    assert [one.id for one in summed_rows(list(rows()), {"a": 1, "c": 5})] == ["1", "3", "5", "6"]
+    assert [one.id for one in summed_rows(list(rows()), {})] == [str(n) for n in range(7)]
