@@ -10,8 +10,9 @@ first (it forgot) or on those that came last, or when its scores can be trusted 
 Rows of a label whose meaning changed since the champion was made are left out of all of it. The
 champion answers such rows as they were meant then and the challenger as they are meant now, so that
 a loss on them is no forgetting; what says that the meaning changed is the strategy's own test on
-rows that train, not the loss itself. Where more than half of the rows would be left out, none is:
-when most labels change at once, the stream is as likely damaged as changed, and the loss counts.
+rows that train, not the loss itself. Where fewer than half of the rows would stay, or fewer than
+can be judged, none is left out: when most labels change at once, the stream is as likely damaged as
+changed, and the loss counts.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def judge(
     rows = len(truths)
     if len(challenger) != rows or (champion is not None and len(champion) != rows):
         raise ValueError(f"{rows} truths need as many predictions of challenger and champion")
-    kept = _current(truths, kind, changed if champion is not None else ())
+    kept = _current(truths, kind, changed if champion is not None else (), rules)
     truths = _pick(truths, kept)
     ours = _Side.of(truths, _pick(challenger, kept), kind)
     theirs = None if champion is None else _Side.of(truths, _pick(champion, kept), kind)
@@ -266,14 +267,17 @@ def _refusal(losses: _Losses, rules: GateRules) -> str | None:
     return None
 
 
-def _current(truths: Sequence[Label], kind: Agreement, changed: Collection[str]) -> list[int]:
-    """Name the rows that are judged: all, where those of changed labels are more than half."""
+def _current(
+    truths: Sequence[Label], kind: Agreement, changed: Collection[str], rules: GateRules
+) -> list[int]:
+    """Name the rows that are judged: all, where those of changed labels are too many."""
     kept = [
         row
         for row, truth in enumerate(truths)
         if not any(text in changed for text in kind.label_texts(truth))
     ]
-    return kept if 2 * len(kept) >= len(truths) else list(range(len(truths)))
+    least = max(len(truths) / 2, min(rules.min_rows, len(truths)))
+    return kept if len(kept) >= least else list(range(len(truths)))
 
 
 def _slices(rows: int, rules: GateRules) -> dict[str, range]:

@@ -132,6 +132,8 @@ class Releaser:
         self._shared: Encoder | None = None
         self._until_prune = PRUNE_EVERY
         self._stirred = False
+        self._made = ""  # the version that was last made here, with the labels renewed before it
+        self._renewed: Mapping[str, int] = {}
 
     def resume(self) -> ModelRelease | None:
         """Take the newest release of the task as champion, when there is one."""
@@ -187,6 +189,8 @@ class Releaser:
             time=now,
         )
         self.champion = ReleasedModel.load(release, self.registry, encoders=self._encoders)
+        self._made = release.version
+        self._renewed = strategy.renewed_rows() if isinstance(strategy, Renews) else {}
         self._until_prune -= 1
         if not self._until_prune:
             self.registry.prune(self.learner.task, self.keep)
@@ -244,14 +248,21 @@ class Releaser:
     def _changed(self) -> Collection[str]:
         """Name the labels whose meaning may have changed since the champion was made.
 
-        A label changed before it when more of its rows were learned since the change than rows in
-        all since the champion.
+        A label had changed before when it was known then and has no fewer rows now. Of a champion
+        that was not made by this object: when more of its rows were learned since the change than
+        rows in all since the champion.
         """
         strategy = self.learner.strategy
         if self.champion is None or not isinstance(strategy, Renews):
             return ()
-        since = self.learner.learned - self.champion.release.learned + WINDOW_ROWS
-        return {label for label, rows in strategy.renewed_rows().items() if rows <= since}
+        release = self.champion.release
+        since = self.learner.learned - release.learned + WINDOW_ROWS
+        before = self._renewed if release.version == self._made else {}
+        return {
+            label
+            for label, rows in strategy.renewed_rows().items()
+            if rows <= since and rows < before.get(label, rows + 1)
+        }
 
     def _encoder(self) -> dict[str, Blob]:
         """Store the encoder: once where it is frozen, anew where it is trained."""

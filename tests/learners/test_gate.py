@@ -153,6 +153,14 @@ def test_when_most_labels_change_at_once_none_is_left_out() -> None:
     assert (report.rows, report.left_out) == (80, 0)
 
 
+def test_rows_are_left_out_only_while_enough_stay_to_judge() -> None:
+    truths = TRUTHS[:26]
+    lost: list[Label | None] = [None if truth == "a" else truth for truth in truths]
+    report = decide(lost, [*truths], truths, changed=["a"])
+    assert not report.accepted
+    assert (report.rows, report.left_out) == (26, 0)
+
+
 def scored(scores: Sequence[float]) -> list[Decision | None]:
     """Answer what `wrong_on(range(0, 80, 4))` does, right on 60 of 80, with these scores."""
     return [

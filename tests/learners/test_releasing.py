@@ -12,7 +12,7 @@ from learners.gate import GateRules
 from learners.holdout import is_held_out
 from learners.loop import Learner
 from learners.registry import Registry
-from learners.releasing import PRUNE_EVERY, Releaser
+from learners.releasing import PRUNE_EVERY, Releaser, Verdict
 from learners.replay import ReplayMemory, ReplayRow
 from schemas.errors import CheckpointError, ReleaseError
 from tests.learners.test_loop import EXAMPLES
@@ -41,12 +41,19 @@ def memory(redis: redis_client.Redis) -> ReplayMemory:
     return memory
 
 
-def releaser(learner: Learner, memory: ReplayMemory, folder: Path, *, keep: int = 50) -> Releaser:
+def releaser(
+    learner: Learner,
+    memory: ReplayMemory,
+    folder: Path,
+    *,
+    keep: int = 50,
+    rules: GateRules | None = None,
+) -> Releaser:
     return Releaser(
         learner,
         registry=Registry(str(folder)),
         memory=memory,
-        rules=GateRules(),
+        rules=rules or GateRules(),
         rows=100,
         keep=keep,
     )
@@ -77,6 +84,47 @@ def test_what_learns_is_released_and_what_is_worse_is_not(
     assert second.release is None
     assert "fell" in second.report.reason
     assert Registry(str(tmp_path)).latest("intents") == first.release
+
+
+def test_the_manifest_carries_every_figure_of_the_gate(
+    make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    learner = make_learner(held_out_share=0.4)
+    releases = releaser(learner, memory, tmp_path, rules=GateRules(min_rows=8))
+    held_out = memory.size().held_out_rows
+    for n in range(2):
+        learner.learn(EXAMPLES[36 * n : 36 * n + 36])
+        verdict = releases.consider(positions={}, now=START + timedelta(seconds=n))
+        assert verdict.release is not None, verdict.report.reason
+        gate = Registry(str(tmp_path)).get("intents", verdict.release.version).gate
+        assert gate == verdict.report
+        assert gate.calibration is not None
+        assert (gate.rows, gate.left_out, gate.calibration.rows) == (held_out, 0, held_out)
+        for figures in (gate.oldest, gate.newest, gate.calibration):
+            assert figures is not None
+            assert (figures.champion is None) == (n == 0)
+            assert figures.rows in (8, held_out)
+
+
+def test_a_label_that_changed_its_meaning_does_not_hold_candidates_back(
+    make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    learner = make_learner(held_out_share=0.4)
+    releases = releaser(learner, memory, tmp_path, rules=GateRules(min_rows=10))
+
+    def learn_again(rounds: range, weather: str) -> Verdict:
+        for n in rounds:
+            rows = [(e.text or "", str(e.label)) for e in EXAMPLES if e.label != weather]
+            rows += [(f"will it rain in the mountains at {hour}", weather) for hour in range(24)]
+            learner.learn([example(f"{n}-{i}", *row) for i, row in enumerate(rows)])
+        return releases.consider(positions={}, now=START + timedelta(seconds=rounds.start))
+
+    assert learn_again(range(3), "weather").release is not None
+    verdict = learn_again(range(3, 5), "refund")  # what was weather is said to be refund
+    assert verdict.release is not None, verdict.report.reason
+    refunds = sum(row.label == "refund" for row in memory.held_out(100))
+    assert verdict.report.left_out == refunds > 0
+    assert learn_again(range(5, 6), "refund").report.left_out == 0, "the champion knows it now"
 
 
 def test_old_releases_are_removed_as_new_ones_come(

@@ -182,6 +182,7 @@ def test_what_is_left_out_is_a_half_at_most_and_all_else_is_judged(
     report = judged(rows, rules, changed)
     assert report.rows + report.left_out == len(rows.truths)
     assert report.left_out <= report.rows
+    assert not report.left_out or report.rows >= rules.min_rows
     if not changed:
         assert report.left_out == 0
 
