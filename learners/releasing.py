@@ -150,6 +150,10 @@ class Releaser:
         """Whether anything was learned, or solved anew, since the last candidate."""
         return self._stirred or self.learner.learned > max(0, self.considered)
 
+    def stir(self) -> None:
+        """Let what the learner knows be considered, though nothing more was learned."""
+        self._stirred = True
+
     def rest(self) -> bool:
         """Let the strategy use idle time; say whether that made a new candidate."""
         strategy = self.learner.strategy
