@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from learners.batch import collate
@@ -163,6 +164,22 @@ class Consolidation:
             batches += [run[n : n + rows] for n in range(0, len(run), rows)]
         random.shuffle(batches)
         return batches
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the head that is trained along: columns of `scores`."""
+        return list(self._head.labels)
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Answer by that head, as a fine-tuned classifier would.
+
+        Returns:
+            float32 [rows, labels], logits.
+        """
+        features = torch.from_numpy(self.encoder().encode(texts)).to(self._source.device)
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = self._head(features).float().cpu().numpy()
+        return logits
 
     def encoder(self) -> Encoder:
         """Give an encoder with the weights as they are now; later steps do not change it."""
