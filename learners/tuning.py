@@ -299,8 +299,9 @@ def _answer_through(module: EncoderModule, name: str) -> None:
         EncoderError: features do not depend on them: the backbone passes them over.
     """
     tokens = module.virtual[name].requires_grad_(True)
-    features = module(collate([[1, 2, 3]]).to(tokens.device))[0]
-    (gradient,) = torch.autograd.grad(features[: len(features) // 2].sum(), tokens)
+    with torch.enable_grad():
+        features = module(collate([[1, 2, 3]]).to(tokens.device))
+        (gradient,) = torch.autograd.grad(features[0, 0], tokens)
     if not bool(gradient.any()):
         raise EncoderError("its features do not depend on virtual tokens")
 
