@@ -264,8 +264,20 @@ class LearnSettings(Section):
         le=4096,
         description="rows replayed beside each micro-batch (er, er-ace, derpp, mir, agem)",
     )
+    tuning: Literal["full", "frozen", "lora", "adalora", "ia3", "prefix", "prompt"] = Field(
+        "full",
+        description="how much of the encoder is trained, by strategies that train it: full, "
+        "frozen, lora, adalora, ia3, prefix or prompt",
+    )
+    tuning_rank: int = Field(8, ge=1, le=256, description="rank of an adapter (lora, adalora)")
+    virtual_tokens: int = Field(
+        16, ge=1, le=256, description="tokens that are trained (prefix, prompt)"
+    )
     learning_rate: float = Field(
-        5e-5, gt=0, description="of the encoder, for strategies that train it"
+        5e-5,
+        gt=0,
+        description="of the encoder, for strategies that train it; other methods of tuning than "
+        "full take a fixed multiple of it",
     )
     head_learning_rate: float = Field(2e-3, gt=0, description="of the trained head")
     projection_width: int = Field(
