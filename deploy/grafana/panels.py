@@ -279,6 +279,31 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (_gauge("release_info", "{{task}} {{version}}", by="task, version", over="sum"),),
         ),
         Panel(
+            "Labels",
+            "Labels the model knows: a step up for each that appeared.",
+            "short",
+            (_gauge("labels"),),
+        ),
+        Panel(
+            "Consolidation",
+            "Share of the running fine-tuning of the encoder that is done.",
+            "percentunit",
+            (_gauge("consolidation_progress"),),
+            top=1.0,
+        ),
+        Panel(
+            "Consolidations",
+            "How many there were since the learner started, by what became of them.",
+            "short",
+            (_gauge("consolidations_total", "{{task}} {{outcome}}", by="task, outcome"),),
+        ),
+        Panel(
+            "Time of a consolidation",
+            "From its start in the background until the new encoder was adopted, or not.",
+            "s",
+            (_gauge("consolidation_seconds"),),
+        ),
+        Panel(
             "Age of the checkpoint",
             "What a crash of the learner would read again.",
             "s",

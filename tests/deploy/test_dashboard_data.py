@@ -111,9 +111,11 @@ def test_a_real_demo_gives_every_query_of_the_dashboard_data(tmp_path: Path) -> 
     need("prometheus")  # before the demo, which takes its time
     roles = ("ingest", "learn", "serve", "watch")
     ports = dict(zip(roles, free_ports(len(roles)), strict=True))
-    settings: dict[str, float] = {f"{role}.port": port for role, port in ports.items()}
+    settings: dict[str, object] = {f"{role}.port": port for role, port in ports.items()}
     settings["watch.page_hinkley_threshold"] = 1  # so that the watcher has a drift to tell
     settings["replay.held_out_share"] = 0.3  # so that the gate has its oldest and newest rows
+    settings |= {"consolidation.enabled": "true", "consolidation.rows": 60}  # so that one ends
+    settings |= {"consolidation.growth": 100, "consolidation.epochs": 1}
     command = [sys.executable, "-m", "mindstream", "demo", "--duration", "12", "--json"]
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
