@@ -52,15 +52,15 @@ def _parts() -> tuple[dict[str, Any], Mapping[str, torch.Tensor], bytes]:
     return config, weights, json.dumps(tokenizer).encode()
 
 
-def small_encoder() -> Encoder:
-    """Build the small encoder, in exact arithmetic."""
+def small_encoder(*, max_tokens: int = MAX_TOKENS) -> Encoder:
+    """Build the small encoder, in exact arithmetic; it has 16 places for tokens."""
     torch.set_num_threads(1)  # so small that a second thread only waits for the first
     config, weights, tokenizer = _parts()
     return Encoder(
         backbones.rebuild_model(config, {n: t.clone() for n, t in weights.items()}),
         backbones.read_tokenizer(tokenizer),
         name="small",
-        max_tokens=MAX_TOKENS,
+        max_tokens=max_tokens,
         device="cpu",
         precision="fp32",
     )

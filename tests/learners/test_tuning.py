@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
-from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,18 +16,11 @@ from transformers import DistilBertConfig, DistilBertModel, RobertaConfig, Rober
 from learners import adapters
 from learners.batch import collate
 from learners.heads.linear import LinearHead
-from learners.localmemory import LocalMemory
-from learners.loop import Learner
 from learners.model import Encoder
 from learners.pooling import EncoderModule, pooled
-from learners.registry import Registry
-from learners.rehearsal import ReplayRow
-from learners.released import EncoderCache
-from learners.strategies.base import ReplaySource
 from learners.tuning import TUNINGS, Tuned, Tuning, TuningConfig, merged, tune, unadapted
-from schemas.errors import CheckpointError, EncoderError
-from tests.learning import example
-from tests.small import small_encoder, small_learner
+from schemas.errors import EncoderError
+from tests.small import small_encoder
 
 TEXTS = {
     "refund": ["give me my money back", "i want my money", "please return my payment"],
@@ -43,15 +35,8 @@ MERGED: tuple[Tuning, ...] = ("lora", "adalora", "ia3")
 CARRIED: tuple[Tuning, ...] = ("prefix", "prompt")
 
 
-@cache
-def blobs() -> dict[str, bytes]:
-    made = small_encoder().blobs()
-    config = {**json.loads(made["encoder_config"]), "max_tokens": MAX_TOKENS}
-    return {**made, "encoder_config": json.dumps(config, sort_keys=True).encode()}
-
-
-def fresh(precision: str = "fp32") -> Encoder:
-    return Encoder.from_blobs(blobs(), name="small", device="cpu", precision=precision)
+def fresh() -> Encoder:
+    return small_encoder(max_tokens=MAX_TOKENS)
 
 
 def tuned(encoder: Encoder, method: Tuning, *, steps: int = 20) -> Tuned:
@@ -66,30 +51,6 @@ def disturbed(method: Tuning, *, seed: int = 0, size: float = 0.02) -> Encoder:
         for parameter in tuned(encoder, method).parameters:
             parameter.add_(size * torch.randn(parameter.shape, generator=random))
     return encoder
-
-
-def learner(method: str, strategy: str = "naive", *, replay: ReplaySource | None = None) -> Learner:
-    return small_learner(
-        strategy,
-        replay=replay,
-        encoder=fresh(),
-        tuning=method,
-        tuning_rank=4,
-        virtual_tokens=VIRTUAL,
-        held_out_share=0.0,
-    )
-
-
-def learn(target: Learner, steps: range) -> list[float]:
-    losses = []
-    for step in steps:
-        rows = [
-            example(f"{label}-{n}-{step}", text, label)
-            for label, texts in TEXTS.items()
-            for n, text in enumerate(texts)
-        ]
-        losses.append(target.learn(rows).loss)
-    return losses
 
 
 LINEAR = LAYERS * (4 * 2 * HIDDEN + 2 * (HIDDEN + INNER))  # inputs and outputs of all layers
@@ -131,20 +92,6 @@ def test_first_values_are_of_the_seed_alone(method: Tuning) -> None:
     one, two = (encoder.module.state_dict() for encoder in encoders)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-@pytest.mark.parametrize("method", TUNINGS)
-def test_every_method_learns_through_a_strategy(method: Tuning) -> None:
-    target = learner(method)
-    encoder = target.strategy.encoder
-    before = {name: tensor.clone() for name, tensor in encoder.module.state_dict().items()}
-    space = encoder.space_id
-    losses = learn(target, range(8))
-    assert losses[-1] < 0.8 * losses[0]
-    changed = {n for n, t in encoder.module.state_dict().items() if not torch.equal(t, before[n])}
-    assert changed <= {n for n, p in encoder.module.named_parameters() if p.requires_grad}
-    assert (encoder.space_id != space) == bool(changed) == (method != "frozen")
-    assert target.strategy.trains_encoder == (method != "frozen")
 
 
 @settings(max_examples=4, deadline=None)
@@ -189,7 +136,8 @@ def test_at_bf16_it_answers_to_the_bit_as_its_release(method: Tuning) -> None:
 def test_virtual_tokens_are_seen_but_never_pooled(method: Tuning) -> None:
     """Against the same computed by hand, for texts of several lengths in one batch."""
     encoder = disturbed(method)
-    module, backbone = encoder.module, encoder.module.backbone
+    module = encoder.module
+    backbone: Any = module.backbone
     packed = collate(encoder.tokenize(ALL))
     features = module(packed)
     for row, ids in enumerate(encoder.tokenize(ALL)):
@@ -210,7 +158,7 @@ def test_virtual_tokens_are_seen_but_never_pooled(method: Tuning) -> None:
 def by_hand(module: EncoderModule, words: torch.Tensor) -> list[torch.Tensor]:
     """Compute a BERT's hidden states with a prefix, one text, from its layers' parts."""
     assert module.prefix is not None
-    backbone = module.backbone
+    backbone: Any = module.backbone
     state = backbone.embeddings(inputs_embeds=words)
     states = [state]
     for layer, (keys, values) in zip(backbone.encoder.layer, module.prefix, strict=True):
@@ -288,7 +236,8 @@ def test_ranks_come_down_to_their_budget_and_go_on_moving() -> None:
         penalties.append(float(penalty.detach()))
         logits = head(encoder.module(collate(encoder.tokenize(texts))))
         optimizer.zero_grad()
-        (torch.nn.functional.cross_entropy(logits, targets) + penalty).backward()
+        loss = torch.nn.functional.cross_entropy(logits, targets) + penalty
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
         optimizer.step()
         work.stepped()
         if step % adapters.ALLOCATE_EVERY == 0:
@@ -299,90 +248,6 @@ def test_ranks_come_down_to_their_budget_and_go_on_moving() -> None:
     assert all(0 < int(now.sum()) <= target for now in kept[1:])
     assert (kept[-1] & ~kept[1]).any()  # ranks that had been taken away, long after `steps`
     assert penalties[-1] < penalties[0]
-
-
-@pytest.mark.parametrize("method", TUNINGS)
-def test_a_resumed_strategy_takes_the_same_steps(
-    method: Tuning, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(adapters, "ALLOCATE_EVERY", 1)
-    monkeypatch.setattr(adapters, "WARM_UP", 0.0)
-    whole = learner(method)
-    learn(whole, range(2))
-    saved = whole.state()
-    arrays = {name: tensor.clone() for name, tensor in saved.arrays.items()}
-    learn(whole, range(2, 5))
-    heir = learner(method)
-    heir.restore(type(saved)(arrays=arrays, meta=json.loads(json.dumps(saved.meta))))
-    learn(heir, range(2, 5))
-    expected, result = whole.state(), heir.state()
-    assert expected.arrays.keys() == result.arrays.keys()
-    assert all(torch.equal(t, result.arrays[n]) for n, t in expected.arrays.items())
-    assert heir.strategy.encoder.space_id == whole.strategy.encoder.space_id
-
-
-def test_a_checkpoint_holds_only_what_is_trained() -> None:
-    sizes = {}
-    for method in ("full", "lora", "frozen"):
-        target = learner(method)
-        learn(target, range(1))
-        arrays = target.state().arrays
-        sizes[method] = sum(t.numel() for n, t in arrays.items() if "encoder." in n)
-    assert sizes["frozen"] == 0
-    assert 0 < sizes["lora"] < 0.2 * sizes["full"]
-
-
-def test_a_checkpoint_of_another_method_rank_or_backbone_is_refused() -> None:
-    saved = learner("lora")
-    learn(saved, range(1))
-    for other in ("full", "frozen", "prefix"):
-        with pytest.raises(CheckpointError, match="tuning 'lora'"):
-            learner(other).restore(saved.state())
-    config = {"encoder": fresh(), "virtual_tokens": VIRTUAL, "held_out_share": 0.0}
-    with pytest.raises(CheckpointError, match="rank"):
-        small_learner("naive", tuning="lora", tuning_rank=5, **config).restore(saved.state())
-    elsewhere = {**config, "encoder": disturbed("full")}
-    with pytest.raises(CheckpointError, match="another backbone"):
-        small_learner("naive", tuning="lora", tuning_rank=4, **elsewhere).restore(saved.state())
-
-
-def test_a_checkpoint_from_before_there_were_methods_is_taken_up() -> None:
-    saved = learner("full")
-    learn(saved, range(2))
-    state = saved.state()
-    meta = json.loads(json.dumps(state.meta))
-    del meta["state"]["tuning"]
-    heir = learner("full")
-    heir.restore(type(state)(arrays=state.arrays, meta=meta))
-    assert heir.strategy.encoder.space_id == saved.strategy.encoder.space_id
-
-
-@pytest.mark.parametrize("strategy", ["agem", "mir", "derpp", "ewc", "mas", "si", "lwf", "gdumb"])
-def test_gradient_strategies_train_adapters_and_leave_the_rest(strategy: str) -> None:
-    memory = LocalMemory()
-    memory.offer(
-        [ReplayRow(id=text, user="u", label=label, text=text) for label in TEXTS for text in ALL]
-    )
-    target = learner("lora", strategy, replay=memory)
-    module = target.strategy.encoder.module
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    learn(target, range(5))  # past a consolidation point
-    target.strategy.settle()
-    changed = {n for n, t in module.state_dict().items() if not torch.equal(t, before[n])}
-    assert changed
-    assert all("lora_" in name for name in changed)
-
-
-def test_a_frozen_encoder_of_a_gradient_strategy_is_shared_by_its_releases(
-    tmp_path: object,
-) -> None:
-    target = learner("frozen")
-    registry = Registry(str(tmp_path))
-    encoder, cache_ = target.strategy.encoder, EncoderCache(device="cpu", precision="fp32")
-    stored = registry.put_blobs(encoder.blobs())
-    cache_.keep(stored, encoder)
-    learn(target, range(2))
-    assert registry.put_blobs(target.strategy.encoder.blobs()) == stored
 
 
 @pytest.mark.parametrize("method", TUNINGS)
@@ -403,14 +268,16 @@ def roberta() -> EncoderModule:
         intermediate_size=24,
         max_position_embeddings=40,
     )
-    return pooled(RobertaModel(config, add_pooling_layer=False).eval(), "mean-last-2")
+    make: Any = RobertaModel
+    return pooled(make(config, add_pooling_layer=False).eval(), "mean-last-2")
 
 
 def distilbert() -> EncoderModule:
     config = DistilBertConfig(
         vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=40
     )
-    return pooled(DistilBertModel(config).eval(), "mean-last-2")
+    make: Any = DistilBertModel
+    return pooled(make(config).eval(), "mean-last-2")
 
 
 @pytest.mark.parametrize("method", TUNINGS)
@@ -445,8 +312,10 @@ def test_what_cannot_be_is_said() -> None:
         TuningConfig("lora", rank=0)
     with pytest.raises(ValueError, match="virtual_tokens -1"):
         TuningConfig("prefix", virtual_tokens=-1)
-    odd = pooled(RobertaModel(RobertaConfig(**ODD), add_pooling_layer=False), "mean-last-1")
-    for layer in odd.backbone.encoder.layer:
+    make: Any = RobertaModel
+    odd = pooled(make(ODD, add_pooling_layer=False), "mean-last-1")
+    backbone: Any = odd.backbone
+    for layer in backbone.encoder.layer:
         layer.attention.self.keys = layer.attention.self.key
         layer.attention.self.values = layer.attention.self.value
         del layer.attention.self.key, layer.attention.self.value
@@ -454,4 +323,4 @@ def test_what_cannot_be_is_said() -> None:
         tune(odd, TuningConfig("ia3"), max_tokens=8)
 
 
-ODD = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+ODD = RobertaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)

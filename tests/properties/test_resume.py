@@ -11,14 +11,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from learners import adapters
 from learners.checkpoint import CheckpointStore, LearnerState
 from learners.heads import linear
 from learners.loop import Learner
 from learners.replay import ReplayMemory, ReplayRow
 from learners.strategies import STRATEGIES
+from learners.tuning import TUNINGS
 from schemas import Example
 from tests.learning import MakeLearner, example, frozen_encoder, make_learner
-from tests.small import small_learner
+from tests.small import small_encoder, small_learner
 
 __all__ = ["frozen_encoder", "make_learner"]
 
@@ -101,17 +103,23 @@ def test_the_step_after_resume_is_bit_identical(
 
 
 @pytest.mark.parametrize(("kind", "saved"), [("classify", 3), ("multilabel", 2)])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "tuning"),
+    [*((name, "full") for name in STRATEGIES), *(("er", method) for method in TUNINGS[1:])],
+)
 def test_every_strategy_resumes_to_the_bit_while_its_head_grows(
     redis: object,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     strategy: str,
+    tuning: str,
     kind: str,
     saved: int,
 ) -> None:
     """On a small encoder, with consolidations on the way and a head that starts with two rows."""
     monkeypatch.setattr(linear, "FIRST_ROWS", 2)
+    monkeypatch.setattr(adapters, "ALLOCATE_EVERY", 1)
+    monkeypatch.setattr(adapters, "WARM_UP", 0.0)
     memory = ReplayMemory(
         redis,  # type: ignore[arg-type]  # the fixture's client
         namespace="grow",
@@ -130,7 +138,15 @@ def test_every_strategy_resumes_to_the_bit_while_its_head_grows(
     batch, steps = 8, 6
 
     def made() -> Learner:
-        return small_learner(strategy, kind=kind, replay=memory, consolidate_every=14)
+        return small_learner(
+            strategy,
+            kind=kind,
+            replay=memory,
+            consolidate_every=14,
+            encoder=small_encoder(max_tokens=12),
+            tuning=tuning,
+            virtual_tokens=4,
+        )
 
     def learn_some(learner: Learner, first: int, last: int) -> None:
         for step in range(first, last):
