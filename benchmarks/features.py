@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from learners.batch import IDS, MASK
 from learners.model import Encoder
+from learners.pooling import EncoderModule
 
 Floats = NDArray[np.float32]
 PIECE_ROWS = 512  # encoded between two calls of `progress`
@@ -27,6 +31,8 @@ class KeptFeatures:
     Args:
         encoder: does the work.
         folder: of the kept features; made when needed.
+        module: whether its module answers with kept features too, for strategies that learn a head
+            by gradient on an encoder that does not train.
 
     Attributes:
         seconds: of processor time spent on answering.
@@ -34,8 +40,10 @@ class KeptFeatures:
         computing_s: seconds of processor time that took.
     """
 
-    def __init__(self, encoder: Encoder, *, folder: Path) -> None:
+    def __init__(self, encoder: Encoder, *, folder: Path, module: bool = False) -> None:
         self._encoder = encoder
+        if module:
+            self.module = KeptModule(self, encoder.module)
         self._folder = folder / f"{encoder.space_id[:16]}-{encoder.precision}"
         self._kept: dict[bytes, Floats] = {}
         self._new: list[bytes] = []
@@ -98,6 +106,30 @@ class KeptFeatures:
             )
         temporary.replace(temporary.with_suffix(".npz"))
         self._new.clear()
+
+
+class KeptModule(EncoderModule):
+    """An encoder's module that looks features up.
+
+    Args:
+        kept: has them.
+        module: of the encoder.
+    """
+
+    def __init__(self, kept: KeptFeatures, module: EncoderModule) -> None:
+        super().__init__(module.backbone, layers=module.layers)
+        self._kept = kept
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """Give kept features of a packed batch, float32 [rows, width]."""
+        lengths = packed[:, MASK].sum(dim=1).tolist()
+        ids = [row[:n] for row, n in zip(packed[:, IDS].tolist(), lengths, strict=True)]
+        return torch.from_numpy(self._kept.encode_tokens(ids))
+
+    def __deepcopy__(self, memo: Any) -> KeptModule:  # noqa: ANN401
+        """Give the module itself: nothing of it ever changes."""
+        del memo
+        return self
 
 
 def _hash(token_ids: Sequence[int]) -> bytes:

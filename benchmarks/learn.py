@@ -12,32 +12,33 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from benchmarks.bars import bar
 from benchmarks.data import DEFAULT_FOLDER, DataError
+from benchmarks.endurance import PLUGIN
 from benchmarks.features import KeptFeatures
 from benchmarks.report import group_table, markdown, table, write
 from benchmarks.results import CACHE, Kept, Result, Setup, machine, revision
 from benchmarks.scenarios import SCENARIOS, Stream
+from benchmarks.search import tuned_options
 from benchmarks.trial import Trial
 from learners.library import Learner
 from learners.localmemory import LocalMemory
 from learners.model import DEFAULT_BACKBONE, Encoder
 from learners.strategies import STRATEGIES
+from learners.tuning import TUNINGS
 
 FROZEN = ("two-speed",)
 QUICK_STRATEGIES = ("two-speed", "er-ace", "naive")
 MAX_TOKENS = 128
-
-Show = Callable[[int, int], None]
 
 
 class Bench:
@@ -48,11 +49,11 @@ class Bench:
         memory: rows of replay memory.
         threads: of torch.
         quick: whether streams were cut down.
-        console: where progress is shown.
+        tuning: how much of the encoder trains, where a strategy trains one.
     """
 
     def __init__(
-        self, cache: Path, *, memory: int, threads: int, quick: bool, console: Console
+        self, cache: Path, *, memory: int, threads: int, quick: bool, tuning: str = "full"
     ) -> None:
         torch.set_num_threads(threads)
         self.cache = cache
@@ -60,15 +61,22 @@ class Bench:
         self.memory = memory
         self.threads = threads
         self.quick = quick
-        self.console = console
+        self.tuning = tuning
         self.revision = revision()
 
     @cached_property
     def features(self) -> KeptFeatures:
         """The encoder that nobody trains."""
-        return KeptFeatures(load_encoder(), folder=self.cache / "features")
+        return KeptFeatures(load_encoder(), folder=self.cache / "features", module=True)
 
-    def run(self, stream: Stream, strategy: str, *, seed: int) -> Result:
+    def run(
+        self,
+        stream: Stream,
+        strategy: str,
+        *,
+        seed: int,
+        options: Mapping[str, float] | None = None,
+    ) -> Result:
         """Run a trial, or give its result from before."""
         setup = Setup(
             scenario=stream.name,
@@ -81,6 +89,8 @@ class Bench:
             revision=self.revision,
             encoder=DEFAULT_BACKBONE,
             precision="fp32",
+            tuning="frozen" if strategy in FROZEN else self.tuning,
+            options=dict(options or {}),
         )
         result = self.results.get(setup)
         if result is None:
@@ -89,34 +99,26 @@ class Bench:
         return result
 
     def _run(self, stream: Stream, setup: Setup) -> Result:
-        kept = self.features if setup.strategy in FROZEN else None
+        kept = self.features if setup.tuning == "frozen" else None
         if kept is not None:
             kept.computed, kept.computing_s = 0, 0.0
-            with self._bar(f"features of {stream.name}") as show:
+            with bar(f"features of {stream.name}") as show:
                 kept.warm(stream.texts, progress=show)
+        options: dict[str, Any] = {"tuning": setup.tuning, **setup.options}
+        if setup.strategy == "plugin":
+            options |= PLUGIN
         learner = Learner(
             setup.strategy,
             encoder=load_encoder() if kept is None else kept.stand_in,
             memory=LocalMemory(max_rows=self.memory),
             seed=setup.seed,
+            **options,
         )
-        with self._bar(f"{stream.name}, {setup.strategy}, seed {setup.seed}") as show:
+        with bar(f"{stream.name}, {setup.strategy}, seed {setup.seed}") as show:
             result = Trial(stream, learner, kept).run(setup, progress=show)
         if kept is not None:
             kept.keep()
         return result
-
-    @contextmanager
-    def _bar(self, title: str) -> Iterator[Show]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            bar = progress.add_task(title, total=None)
-            yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def load_encoder() -> Encoder:
@@ -127,6 +129,12 @@ def load_encoder() -> Encoder:
 def digest(stream: Stream) -> str:
     """Hash every row of a stream, its delays, and what is tested when."""
     return hashlib.sha256(msgspec.json.encode(stream)).hexdigest()[:16]
+
+
+def option(text: str) -> tuple[str, float]:
+    """Read NAME=NUMBER."""
+    name, _, value = text.partition("=")
+    return name, int(value) if value.isdigit() else float(value)
 
 
 def summary(results: Sequence[Result], *, report: Path) -> str:
@@ -152,6 +160,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--memory", type=int, default=2_000, help="rows of replay memory")
     parser.add_argument("--quick", action="store_true", help="little data: minutes, not hours")
+    parser.add_argument(
+        "--tuning", choices=TUNINGS, default="full", help="how much of the encoder trains"
+    )
+    parser.add_argument(
+        "--tune", action="store_true", help="choose each strategy's options on a share of train"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        type=option,
+        default=[],
+        metavar="NAME=NUMBER",
+        help="options of the strategies, as head_learning_rate=0.01",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
     parser.add_argument("--cache", type=Path, default=CACHE, help="of features and results")
@@ -173,7 +195,7 @@ def main(arguments: Sequence[str]) -> int:
         memory=chosen.memory,
         threads=chosen.threads,
         quick=chosen.quick,
-        console=Console(stderr=True),
+        tuning=chosen.tuning,
     )
     results: list[Result] = []
     for name in chosen.scenario:
@@ -183,9 +205,11 @@ def main(arguments: Sequence[str]) -> int:
             except DataError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 2
-            results += [
-                bench.run(s, strategy, seed=seed) for strategy in strategies for s in streams
-            ]
+            for strategy in strategies:
+                options = dict(chosen.set)
+                if chosen.tune:
+                    options |= tuned_options(bench, streams[0], strategy, seed=seed)
+                results += [bench.run(s, strategy, seed=seed, options=options) for s in streams]
     command = " ".join(["python -m benchmarks.learn", *arguments])
     page = write(results, chosen.out or chosen.cache / "report", about=machine(), command=command)
     if chosen.markdown:

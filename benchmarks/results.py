@@ -33,6 +33,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         revision: of the code in learners/, see `revision`.
         encoder: name of the backbone.
         precision: of the encoder.
+        tuning: how much of the encoder trains, where the strategy trains one.
+        options: of the strategy, by name, where they are not the default.
         protocol: counts up when a trial comes to measure something else.
     """
 
@@ -46,6 +48,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     revision: str
     encoder: str
     precision: str
+    tuning: str = "full"
+    options: dict[str, float] = {}
     protocol: int = 1
 
 

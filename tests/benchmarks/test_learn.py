@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from benchmarks import learn
 from benchmarks.data import Row
-from benchmarks.scenarios import SCENARIOS
+from benchmarks.features import KeptFeatures
+from benchmarks.scenarios import SCENARIOS, Stream
+from benchmarks.search import EVERY, GRIDS, tuned_options, validation
 from benchmarks.trial import steps
+from learners.batch import collate
+from learners.library import Learner
+from learners.strategies import STRATEGIES
 
 SPLITS = ["train"] * 5 + ["test"] * 2
 
@@ -94,3 +103,44 @@ def test_absent_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     where = ["--data", str(tmp_path / "nothing"), "--cache", str(tmp_path)]
     assert learn.main(["--scenario", "airline", *where]) == 2
     assert "airline_tweets/data.jsonl.gz is not there: give the folder" in capsys.readouterr().err
+
+
+def test_options_are_chosen_on_training_rows_alone() -> None:
+    [stream] = SCENARIOS["banking77"].build(rows_of(domains=7, times=4), 1)
+    inner = validation(stream)
+    train = {row.text for row in stream.train}
+    tested = {row.text for group in inner.groups for row in group.rows}
+    assert tested | {row.text for row in inner.train} == train
+    assert not tested & {row.text for row in inner.train}
+    assert len(tested) == 14 * 20 // EVERY  # labels, rows of each
+
+    class Runs:
+        """Answers best for one value of each option."""
+
+        asked: ClassVar[list[dict[str, float]]] = []
+
+        def run(
+            self, stream: Stream, strategy: str, *, seed: int, options: Mapping[str, float]
+        ) -> Any:
+            assert (stream.name, strategy, seed) == (inner.name, "derpp", 1)
+            self.asked.append(dict(options))
+            good = {"head_learning_rate": 1e-2, "replay_rows": 96, "strength": 0.1}
+            hits = sum(value == good[name] for name, value in options.items())
+            return SimpleNamespace(final=hits / 3)
+
+    chosen = tuned_options(Runs(), stream, "derpp", seed=1)
+    assert chosen == {"head_learning_rate": 1e-2, "replay_rows": 96, "strength": 0.1}
+    assert len(Runs.asked) == 3 + 2 + 3
+    assert set(GRIDS) == set(STRATEGIES)
+
+
+def test_a_frozen_encoder_answers_gradient_strategies_from_kept_features(tmp_path: Path) -> None:
+    kept = KeptFeatures(learn.load_encoder(), folder=tmp_path, module=True)
+    texts = ["where is my card", "top up", "the exchange rate is wrong for my transfer"]
+    features = kept.encode(texts)
+    learner = Learner("lwf", encoder=kept.stand_in, tuning="frozen", consolidate_every=2)
+    learner.learn(texts * 2, ["a", "b", "c"] * 2)
+    assert kept.computed == 3  # by `encode` alone
+    assert not learner.loop.strategy.trains_encoder
+    packed = collate(kept.stand_in.tokenize(texts))
+    assert torch.equal(kept.module(packed), torch.from_numpy(features))
