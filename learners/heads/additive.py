@@ -4,7 +4,7 @@ Owns when the sums are solved, which solve serves, and what a solution is made o
 solve and the calibration are files of their own. Must not know encoders, tasks or streams.
 
 Two solves of the same sums serve together. The full one, over all random features, comes at
-doublings of the rows and whenever there is time. The leading features have a Gram matrix of their
+triplings of the rows and whenever there is time. The leading features have a Gram matrix of their
 own, whose solve costs little: it comes whenever a label has grown by half, and answers for the
 labels that changed since the full one. Means lift labels with few rows, and a label's own name
 counts as one row of it.
@@ -39,9 +39,9 @@ CANDIDATES: dict[Solver, tuple[Method, ...]] = {
     "least-squares": ("ridge",),
 }
 LEAD = 768
-LEAD_GROWTH = 1.5  # of any label, or of all rows, until the leading features are solved again
-FULL_GROWTH = 2.0  # of all rows, until all features are solved again
-FIRST_FULL_ROWS = 256
+LEAD_GROWTH = 1.5  # of a label, or of all rows, until the leading features are solved again
+FULL_GROWTH = 3.0  # of all rows, until all features are solved again
+FIRST_FULL_ROWS = 1_024
 HALF_MEAN_ROWS = 40.0  # rows at which mean and solve weigh the same; means end at RIPE_ROWS
 CONTRADICTION = 0.3  # cosine by which newest rows are nearer to another label's mean
 UNLIKE = 0.3  # cosine below which newest rows do not look like their label's mean
@@ -79,9 +79,8 @@ class AdditiveHead:
             raise ValueError(f"solver {solver!r}: class-balanced or least-squares was expected")
         self.solver: Solver = solver
         projection = Projection.draw(features=features, width=width, seed=seed)
-        self.sums = AdditiveSums(
-            projection, lead=min(LEAD, max(1, width // 2)) + 1, space_id=space_id
-        )
+        lead = min(LEAD, max(1, width // 2)) + 1
+        self.sums = AdditiveSums(projection, lead=lead, space_id=space_id)
         options = options or HeadOptions()
         self.names = LabelNames(features, weight=options.name_weight)
         self._ring = ProbeRing(rows=ring_rows, features=features, dimensions=projection.dimensions)
@@ -90,8 +89,7 @@ class AdditiveHead:
             metric=options.metric,
             several=solver == "least-squares",
         )
-        self._lead = self._full = Block.empty()
-        self._calibration = Calibration()
+        self._lead, self._full, self._calibration = Block.empty(), Block.empty(), Calibration()
         self._solved = self._assemble()
         self._unsolved = False
 
@@ -134,20 +132,28 @@ class AdditiveHead:
         """Give the row of a label, a new one when it was never seen."""
         return self.sums.row_of(label)
 
+    def codes(self, features: Floats) -> Tensor:
+        """Give phi's codes of features, int8 [rows, d]: scoring, adding and probing can share."""
+        return self.sums.projection.codes(features)
+
     def add(
-        self, features: Floats, label_rows: Sequence[tuple[int, ...]], *, sign: int = 1
+        self,
+        features: Floats,
+        label_rows: Sequence[tuple[int, ...]],
+        *,
+        sign: int = 1,
+        codes: Tensor | None = None,
     ) -> None:
         """Add rows to the sums, or take them back.
 
         Args:
             features: float32 [rows, features], every magnitude at most 1.
-            label_rows: rows of the head that each row's labels have; exactly one for
-                `class-balanced`.
+            label_rows: rows of the head of each row's labels; exactly one for `class-balanced`.
             sign: 1 to add, -1 to take back what was added before.
+            codes: of these features, where they are known.
 
         Raises:
-            ValueError: lengths differ, a feature is not finite, or a row has not exactly one label
-                where one is needed.
+            ValueError: lengths differ, a feature is not finite, or a row has not the one label.
         """
         if len(features) != len(label_rows):
             raise ValueError(f"{len(features)} rows of features, {len(label_rows)} of labels")
@@ -155,13 +161,19 @@ class AdditiveHead:
             raise ValueError("a class-balanced head takes exactly one label a row")
         if not np.isfinite(features).all():
             raise ValueError("features hold NaN or infinity: one such row would spoil the sums")
-        codes = self.sums.projection.codes(features)
+        codes = self.codes(features) if codes is None else codes
         self.sums.add(features, codes, label_rows, sign=sign)
         self._unsolved = True
 
-    def probe(self, features: Floats, label_rows: Sequence[tuple[int, ...]]) -> None:
+    def probe(
+        self,
+        features: Floats,
+        label_rows: Sequence[tuple[int, ...]],
+        *,
+        codes: Tensor | None = None,
+    ) -> None:
         """Show rows that never enter the sums: the choice and the calibration are made there."""
-        self._ring.add(features, self.sums.projection.codes(features), label_rows)
+        self._ring.add(features, self.codes(features) if codes is None else codes, label_rows)
 
     def name(self, row: int, features: Floats, *, declared: bool = False) -> None:
         """Give a label's name, float32 [features]; declared, it may be said before any row."""
@@ -170,7 +182,7 @@ class AdditiveHead:
 
     def renew(self, row: int, features: Floats) -> None:
         """Let a label mean only its newest rows, float32 [rows, features], all in the sums."""
-        self.sums.renew(row, features, self.sums.projection.codes(features))
+        self.sums.renew(row, features, self.codes(features))
         self.names.drop(row)  # it named what the label used to mean
         self._ring.forget(row)
         self._unsolved = True
@@ -254,7 +266,7 @@ class AdditiveHead:
             self._chooser.choose(
                 moments, alive, self._ring, labels=len(self.labels), counts=self.sums.counts
             )
-        self._lead = self._block(moments, alive)
+        self._lead = self._block(moments.single(), alive)
         if then_all or (self._full.rows and self._chooser.method != before):
             self._full = self._block(self._moments(alive, lead=False), alive)
         self._unsolved = False
@@ -321,21 +333,11 @@ class AdditiveHead:
         )
 
     def _means(self, known: int) -> tuple[Tensor, Tensor]:
-        """Give centred means of length 1, float64 [known, features], and their centre."""
-        means = self.names.mixed(self.sums.raw_means[:known], self.sums.counts[:known])
-        heard = means.abs().sum(dim=1) > 0
-        if not heard.any():
-            return means, torch.zeros(means.shape[1], dtype=torch.float64)
-        centre = means[heard].mean(dim=0)
-        if int(heard.sum()) == 1:
-            centre = torch.zeros_like(centre)
-        centred = torch.nn.functional.normalize(means - centre, dim=1)
-        centred[~heard] = 0.0
-        return centred, centre
+        return self.names.centred(self.sums.raw_means[:known], self.sums.counts[:known])
 
-    def scores(self, features: Floats) -> Floats:
+    def scores(self, features: Floats, *, codes: Tensor | None = None) -> Floats:
         """Score by the last solve: float32 [rows, features] to float32 [rows, solved labels]."""
-        return self._solved.scores(features)
+        return self._solved.scores_of(features, self.codes(features) if codes is None else codes)
 
     def correct(self, probabilities: Floats) -> Floats:
         """Correct probabilities as the last solve does: float32 [rows, labels] both."""

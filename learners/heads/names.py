@@ -110,6 +110,28 @@ class LabelNames:
             rows + weights
         ).clamp_min(1e-9)
 
+    def centred(self, means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix names into means, and take their centre away.
+
+        Args:
+            means: float64 [labels, features].
+            counts: float64 [labels].
+
+        Returns:
+            Rows of length 1, zeros where nothing is known, float64 [labels, features]; the centre,
+            float64 [features], which is zero for a single label.
+        """
+        mixed = self.mixed(means, counts)
+        heard = mixed.abs().sum(dim=1) > 0
+        if not heard.any():
+            return mixed, torch.zeros(mixed.shape[1], dtype=torch.float64)
+        centre = mixed[heard].mean(dim=0)
+        if int(heard.sum()) == 1:
+            centre = torch.zeros_like(centre)
+        centred = torch.nn.functional.normalize(mixed - centre, dim=1)
+        centred[~heard] = 0.0
+        return centred, centre
+
     def codes_of(
         self, rows: Tensor, projection: Projection, *, dimensions: int
     ) -> tuple[Tensor, Tensor] | None:

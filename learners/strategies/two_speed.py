@@ -77,17 +77,20 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         """Score every row, then learn those that train and probe with those that are held out."""
         batch: MicroBatch = strategy.experience.batch
         features = strategy.mb_output.numpy()
+        codes = self.head.codes(features)
         self.labels = self.head.solved_labels
-        self.scores = self.head.scores(features) if self.labels else None
+        self.scores = self.head.scores(features, codes=codes) if self.labels else None
         held_out = np.array(batch.held_out, dtype=bool)
         known = len(self.head.labels)
         rows = [self._rows(label) for label in batch.labels]
         self._name(self.head.labels[known:], first_row=known)
-        self._probe(features, rows, held_out)
+        probes = np.flatnonzero(held_out)
+        if len(probes):
+            self.head.probe(features[probes], [rows[i] for i in probes], codes=codes[probes])
         self._take_back(features, batch, held_out)
         train = np.flatnonzero(~held_out)
         if len(train):
-            self.head.add(features[train], [rows[i] for i in train])
+            self.head.add(features[train], [rows[i] for i in train], codes=codes[train])
             self._watch(features, rows, [int(i) for i in train if batch.previous[i] is None])
 
     def refill(
@@ -148,16 +151,6 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         features = self.encoder.encode([words for _, words in readable])
         for (row, _), name in zip(readable, features, strict=True):
             self.head.name(row, name, declared=declared)
-
-    def _probe(
-        self,
-        features: npt.NDArray[np.float32],
-        rows: list[tuple[int, ...]],
-        held_out: npt.NDArray[np.bool_],
-    ) -> None:
-        probes = np.flatnonzero(held_out)
-        if len(probes):
-            self.head.probe(features[probes], [rows[i] for i in probes])
 
     def _take_back(
         self, features: npt.NDArray[np.float32], batch: MicroBatch, held_out: npt.NDArray[np.bool_]
