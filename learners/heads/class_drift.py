@@ -4,6 +4,10 @@ Owns one sequential test a label and its newest rows; must not know sums or solv
 (Biometrika 41, 1954) on the Bernoulli likelihood ratio between a label's usual rate of misses and a
 changed one. An alarm names the rows since the change began: the label starts again from them, which
 is a window that forgets everything older, and then grows without bound again.
+
+Where one label's rows are said to be another's, that other may have changed too, unnoticed: what it
+meant is what the first means now, so that its own new rows are answered well. Such a label is under
+suspicion for a while, and its newest rows are to be compared with its sums.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ MAX_USUAL = 0.5  # a label that misses more is not known well enough to change
 # A CUSUM at log n gives at most one false alarm in n rows, on average (Lorden, 1971).
 ALARM = math.log(1e6)
 WINDOW_ROWS = 20
+SUSPECT_ROWS = 20  # of its own, for which a label stays under suspicion
+COMPARED_ROWS = 6  # newest of them
 
 
 @dataclass(slots=True)
@@ -58,6 +64,27 @@ class ClassDrift:
     def __init__(self, features: int) -> None:
         self._features = features
         self._labels: dict[int, _Watch] = {}
+        self._suspects: dict[int, int] = {}  # own rows to go
+
+    def suspect(self, label: int) -> None:
+        """Put a label under suspicion, because rows of a changed one were said to be its."""
+        self._suspects[label] = SUSPECT_ROWS
+
+    def suspicious(self, label: int) -> Floats | None:
+        """Give the newest rows of a label under suspicion, to be compared with its sums.
+
+        Returns:
+            float32 [rows, features]; None without suspicion, or with too few rows.
+        """
+        watch = self._labels.get(label)
+        if label not in self._suspects or watch is None or len(watch.window) < COMPARED_ROWS:
+            return None
+        return np.stack(list(watch.window)[-COMPARED_ROWS:])
+
+    def restart(self, label: int) -> None:
+        """Watch a label anew: it was found changed."""
+        self._labels[label] = _Watch(window=self._labels[label].window)
+        self._suspects.pop(label, None)
 
     def observe(self, label: int, features: Floats, *, hit: bool) -> Floats | None:
         """Take a row that was scored before it was learned.
@@ -73,6 +100,10 @@ class ClassDrift:
         """
         watch = self._labels.setdefault(label, _Watch())
         watch.rows += 1
+        if label in self._suspects:
+            self._suspects[label] -= 1
+            if not self._suspects[label]:
+                del self._suspects[label]
         watch.window.append(np.array(features, dtype=np.float32))
         doubt = math.sqrt(watch.misses * (1 - watch.misses) * max(USUAL_WEIGHT, 1 / watch.rows))
         usual = max(USUAL_MISSES, watch.misses + doubt)  # one error to the safe side
@@ -90,7 +121,7 @@ class ClassDrift:
         if watch.evidence < ALARM:
             return None
         rows = np.stack(list(watch.window)[-watch.since :])
-        self._labels[label] = _Watch(window=watch.window)
+        self.restart(label)
         return rows
 
     def state(self) -> tuple[Arrays, Meta]:
@@ -102,11 +133,15 @@ class ClassDrift:
             [label, watch.rows, watch.misses, watch.evidence, watch.since, len(watch.window)]
             for label, watch in self._labels.items()
         ]
-        return {"drift_windows": stacked}, {"labels": numbers}
+        return {"drift_windows": stacked}, {
+            "labels": numbers,
+            "suspects": list(self._suspects.items()),
+        }
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
         self._labels.clear()
+        self._suspects = {int(label): int(rows) for label, rows in meta["suspects"]}
         start = 0
         for label, rows, misses, evidence, since, kept in meta["labels"]:
             watch = _Watch(int(rows), float(misses), float(evidence), int(since))

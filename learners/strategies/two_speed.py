@@ -177,8 +177,19 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
             if label >= len(self.labels):
                 continue  # new: it could not be said
             changed = self.drift.observe(label, features[i], hit=bool(said[i] == label))
+            if changed is None:
+                changed = self.drift.suspicious(label)
             if changed is not None and self.head.contradicts(label, changed):
+                self._suspect_others(label, changed)
                 self.renew(label, changed)
+                self.drift.restart(label)
+
+    def _suspect_others(self, label: int, features: npt.NDArray[np.float32]) -> None:
+        """Look closer at the label that a changed label's rows are taken for."""
+        others = self.head.scores(features).argmax(axis=1)
+        others = others[others != label]
+        if len(others):
+            self.drift.suspect(int(np.bincount(others).argmax()))
 
     def renew(self, label: int, features: npt.NDArray[np.float32]) -> None:
         """Let a row of the head mean only its newest rows, float32 [rows, width], all in sums."""

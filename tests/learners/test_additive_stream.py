@@ -8,7 +8,7 @@ import pytest
 from learners.heads.additive import AdditiveHead
 from learners.heads.base import Floats
 from learners.heads.choice import HeadOptions
-from learners.heads.class_drift import ClassDrift
+from learners.heads.class_drift import COMPARED_ROWS, SUSPECT_ROWS, ClassDrift
 from learners.heads.solves import METHODS, Method
 from learners.released import decide_by
 from learners.tasks import task_kind
@@ -212,3 +212,39 @@ def test_a_name_makes_a_label_known_before_its_first_example(make_learner: MakeL
     learner.learn([example("1", "the parcel code", "L-4711")])
     strategy.settle()
     assert strategy.head.scores(strategy.encoder.encode(["the parcel code"])).argmax() == 2
+
+
+def test_a_label_that_answers_well_and_means_something_else_is_found_once_suspected() -> None:
+    # Given labels 0 and 1, well known
+    one, drift = head(), ClassDrift(FEATURES)
+    learn(one, draw(range(6), 300, seed=1), seed=1)
+    row = one.row_of("class 0")
+    for x in clusters([0] * 30, seed=2):
+        assert drift.observe(row, x, hit=True) is None
+    assert drift.suspicious(row) is None
+
+    # When 0 comes to mean what 3 does, and is said all the same, its misses tell nothing
+    other = clusters([3] * 12, seed=3)
+    for x in other[:COMPARED_ROWS]:
+        assert drift.observe(row, x, hit=True) is None
+
+    # Then suspicion, once there is one, does: for so many rows of it, and through a state
+    drift.suspect(row)
+    drift.suspect(one.row_of("class 1"))
+    again = ClassDrift(FEATURES)
+    again.restore(*drift.state())
+    for watch in (drift, again):
+        newest = watch.suspicious(row)
+        assert newest is not None
+        np.testing.assert_array_equal(newest, other[:COMPARED_ROWS])
+        assert one.contradicts(row, newest)
+        watch.restart(row)
+        assert watch.suspicious(row) is None
+    for n, x in enumerate(clusters([1] * (SUSPECT_ROWS + 1), seed=4)):
+        drift.observe(one.row_of("class 1"), x, hit=True)
+        newest = drift.suspicious(one.row_of("class 1"))
+        if COMPARED_ROWS - 1 <= n < SUSPECT_ROWS - 1:
+            assert newest is not None
+            assert not one.contradicts(one.row_of("class 1"), newest)  # it means what it meant
+        else:
+            assert newest is None
