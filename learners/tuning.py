@@ -40,8 +40,8 @@ Tuning = Literal["full", "frozen", "lora", "adalora", "ia3", "prefix", "prompt"]
 TUNINGS: tuple[Tuning, ...] = get_args(Tuning)
 
 # Factors of the learning rate, which is that of `full`: a method with fewer numbers needs each of
-# them to move further. With these, 60 steps on 20 labels of Banking77 bring every method that trains
-# the encoder to 95 to 97 % of held-out texts.
+# them to move further. With these, 60 steps on 20 labels of Banking77 bring every method that
+# trains the encoder to 95 to 97 % of held-out texts.
 RATES: Mapping[Tuning, float] = {
     "full": 1.0,
     "frozen": 1.0,
