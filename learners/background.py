@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from learners.curation import CurationReport
 from learners.loop import Learner
 from learners.slow import DroppedError, SlowHalf
 from learners.strategies.two_speed import TwoSpeed
@@ -57,12 +58,15 @@ class Outcome(NamedTuple):
         reason: a sentence.
         seconds: it took.
         report: of the gate, where it came so far.
+        curated: rows that were read, and what the encoder was trained on; None where it did not
+            come so far.
     """
 
     what: Literal["adopted", "refused", "dropped", "failed"]
     reason: str
     seconds: float
     report: GateReport | None = None
+    curated: CurationReport | None = None
 
 
 class Consolidator:
@@ -153,8 +157,9 @@ class Consolidator:
         what, reason, report = self._ended()
         assert self._work is not None
         self._work.close()
+        curated = self._work.curated
         self._work = self._result = None
-        return Outcome(what, reason, self._clock_s() - self._started_s, report)
+        return Outcome(what, reason, self._clock_s() - self._started_s, report, curated)
 
     def _ended(
         self,

@@ -6,15 +6,17 @@ serves. The encoder that learns is a copy: the one in use stays as it is, and th
 learning beside it. McClelland, McNaughton & O'Reilly (1995) say why; never on a few exemplars a
 label, which forgets.
 
-Batch order comes from one seed, dropout is off: the same rows and seed give the same encoder on the
-same machine, also when the work was interrupted.
+Before that the copy may be adapted to texts without labels (`learners.data.adaptation`), and every
+batch may be learned again where it is locally worst (`learners.data.adversarial`).
+
+All chance comes from one seed, dropout is off where labels are learned: the same rows and seed give
+the same encoder on the same machine, also when the work was interrupted.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from learners.batch import collate
+from learners.data.adaptation import Adaptation, AdaptationConfig, ObjectiveName
+from learners.data.adversarial import AdversarialConfig, check_config, harden
 from learners.heads.linear import LinearHead
 from learners.model import Encoder
+from learners.moments import moments, take_up_moments
 from learners.tasks.base import TaskKind
 from schemas.errors import CheckpointError
 from schemas.fields import Label
@@ -43,7 +48,10 @@ class ConsolidationConfig:
             and falls to nothing, both linearly.
         head_learning_rate: of the linear head that is trained along and then thrown away.
         weight_decay: of AdamW.
-        seed: of the order of rows.
+        adversarial: how far and how often a batch is made harder; by default not at all.
+        adapt_epochs: passes over all texts, labelled or not, before labels are learned.
+        adapt: what those passes learn.
+        seed: of the order of rows, and of chance in adaptation.
     """
 
     epochs: int = 4
@@ -51,6 +59,9 @@ class ConsolidationConfig:
     learning_rate: float = 5e-5
     head_learning_rate: float = 2e-3
     weight_decay: float = 0.01
+    adversarial: AdversarialConfig = AdversarialConfig()
+    adapt_epochs: int = 0
+    adapt: ObjectiveName = "auto"
     seed: int = 0
 
 
@@ -63,13 +74,14 @@ class Consolidation:
         texts: all that memory holds.
         labels: canonical, one a text.
         config: how it trains.
+        unlabelled: further texts that the encoder is adapted to, where it is.
 
     Attributes:
-        steps: in all.
+        steps: in all, those of adaptation first.
         done: of them.
 
     Raises:
-        ValueError: there are no texts, or not one label a text.
+        ValueError: there are no texts, not one label a text, or a number is out of its range.
     """
 
     def __init__(
@@ -80,15 +92,18 @@ class Consolidation:
         labels: Sequence[Label],
         *,
         config: ConsolidationConfig,
+        unlabelled: Sequence[str] = (),
     ) -> None:
         if not texts or len(texts) != len(labels):
             raise ValueError(
                 f"{len(texts)} texts and {len(labels)} labels: at least one, and as many, needed"
             )
+        check_config(config.adversarial)
         self.config = config
         self.kind = kind
         self._source = encoder
-        self._module = copy.deepcopy(encoder.module).requires_grad_(True)
+        self._copy = encoder.with_weights(encoder.weights())
+        self._module = self._copy.module.requires_grad_(True)
         self._tokens = encoder.tokenize(texts)
         self._labels = list(labels)
         self._head = LinearHead(encoder.width, seed=config.seed).to(encoder.device)
@@ -101,10 +116,22 @@ class Consolidation:
             weight_decay=config.weight_decay,
         )
         per_epoch = -(-len(texts) // config.batch_rows)
-        self.steps = per_epoch * config.epochs
+        self._adaptation = self._adapting([*texts, *unlabelled])
+        self._first = self._adaptation.config.steps if self._adaptation else 0  # that learns labels
+        self.steps = self._first + per_epoch * config.epochs
         self.done = 0
         self._per_epoch = per_epoch
         self._order: tuple[int, list[list[int]]] = (-1, [])
+
+    def _adapting(self, texts: Sequence[str]) -> Adaptation | None:
+        """Give what adapts the copy to texts, where that is wanted."""
+        config = AdaptationConfig(objective=self.config.adapt)
+        steps = -(-len({*texts}) // config.batch_rows) * self.config.adapt_epochs
+        if not steps:
+            return None
+        return Adaptation(
+            self._copy, texts, config=replace(config, steps=steps), seed=self.config.seed
+        )
 
     def step(self) -> float:
         """Take one step.
@@ -117,6 +144,16 @@ class Consolidation:
         """
         if self.done >= self.steps:
             raise ValueError(f"all {self.steps} steps are done")
+        if self.done < self._first and self._adaptation is not None:
+            loss = self._adaptation.step()
+        else:
+            self._adaptation = None  # its optimizer is as large as the encoder, twice
+            loss = self._learn()
+        self.done += 1
+        return loss
+
+    def _learn(self) -> float:
+        """Learn one batch of labels."""
         rows = self._batch()
         packed = collate([self._tokens[row] for row in rows]).to(self._source.device)
         index = {text: row for row, text in enumerate(self._head.labels)}
@@ -128,27 +165,32 @@ class Consolidation:
             strict=True,
         ):
             group["lr"] = rate * most
+        targets = targets.to(packed.device)
+        trained = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._module.eval()  # dropout off
-        loss = self.kind.loss(self._head(self._module(packed)), targets.to(packed.device))
+
+        def loss_now() -> Tensor:
+            return self.kind.loss(self._head(self._module(packed)), targets)
+
+        loss = loss_now()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(
-            [p for group in self._optimizer.param_groups for p in group["params"]], 1.0
-        )
+        harden(self._copy, packed, loss_now, trained=trained, config=self.config.adversarial)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         self._optimizer.step()
-        self.done += 1
         return float(loss.detach())
 
     def _rate(self) -> float:
         """Give the share of the highest learning rate for the step at hand, 0 to 1."""
-        warm = max(1, self.steps // 10)
-        if self.done < warm:
-            return (self.done + 1) / warm
-        return max(0.0, (self.steps - self.done) / max(1, self.steps - warm))
+        steps, done = self.steps - self._first, self.done - self._first
+        warm = max(1, steps // 10)
+        if done < warm:
+            return (done + 1) / warm
+        return max(0.0, (steps - done) / max(1, steps - warm))
 
     def _batch(self) -> list[int]:
         """Give the rows of the step at hand: shuffled by epoch, of like length in a batch."""
-        epoch, place = divmod(self.done, self._per_epoch)
+        epoch, place = divmod(self.done - self._first, self._per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, self._batches(epoch))
         return self._order[1][place]
@@ -189,8 +231,9 @@ class Consolidation:
         """Give everything that later steps depend on, except texts and labels."""
         arrays = {f"module.{n}": t.detach().cpu() for n, t in self._module.state_dict().items()}
         arrays |= {f"head.{n}": t.detach().cpu() for n, t in self._head.state_dict().items()}
-        for number, moments in self._optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer.{number}.{n}": t.cpu() for n, t in moments.items()}
+        arrays |= {f"optimizer.{n}": t for n, t in moments(self._optimizer).items()}
+        if self._adaptation is not None:
+            arrays |= {f"adaptation.{n}": t for n, t in self._adaptation.state().items()}
         return arrays, {"done": self.done, "steps": self.steps, "space_id": self._source.space_id}
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -207,12 +250,9 @@ class Consolidation:
             )
         self._module.load_state_dict(_under(arrays, "module."))
         self._head.load_state_dict(_under(arrays, "head."))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under(arrays, "optimizer.").items():
-            number, _, field = name.partition(".")
-            moments.setdefault(int(number), {})[field] = tensor
-        state = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({**state, "state": moments})
+        take_up_moments(self._optimizer, _under(arrays, "optimizer."))
+        if self._adaptation is not None and meta["done"] < self._first:
+            self._adaptation.restore(_under(arrays, "adaptation."), done=int(meta["done"]))
         self.done = int(meta["done"])
 
 

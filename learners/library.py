@@ -19,6 +19,7 @@ from learners import loop
 from learners.arguments import check_arguments, checked_name, checked_text, options_of
 from learners.checkpoint import CheckpointStore, LearnerState
 from learners.consolidation import ConsolidationConfig
+from learners.curation import Curation, CurationReport, DataRules
 from learners.gate import GateRules
 from learners.heads.additive import AdditiveHead
 from learners.holdout import is_held_out
@@ -72,6 +73,7 @@ class Learner:
     Attributes:
         loop: the learning object itself, as the learn role has it.
         memory: what was learned and is kept.
+        curated: rows that the last consolidation read, and what it trained the encoder on.
 
     Raises:
         ValueError: an argument is not what is asked for here.
@@ -106,6 +108,7 @@ class Learner:
             strategy=STRATEGIES[strategy](config),
             held_out_share=held_out_share,
         )
+        self.curated: CurationReport | None = None
         self._options = options_of(config)
         self._given = 0  # rows that were ever given: the next id
 
@@ -177,7 +180,12 @@ class Learner:
         return decide_by(self.loop.strategy.head, features, kind=self.loop.kind, top=top)
 
     def consolidate(
-        self, config: ConsolidationConfig | None = None, *, progress: Progress | None = None
+        self,
+        config: ConsolidationConfig | None = None,
+        *,
+        data: DataRules | None = None,
+        unlabelled: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> GateReport:
         """Fine-tune the encoder of a `two-speed` learner on all that memory holds.
 
@@ -186,21 +194,30 @@ class Learner:
 
         Args:
             config: how it trains.
+            data: what of the rows it trains on; by default all, as they are.
+            unlabelled: texts that the encoder is adapted to (`config.adapt_epochs`), or trained on
+                with a label that is sure (`data.pseudo_labels`), where one of both is wanted; as
+                for `learn`.
             progress: called with steps done and steps in all.
 
         Returns:
             The gate's figures: `accepted` says whether the new encoder is in use now. Another
             strategy, or an empty memory, is a `ValueError`.
         """
+        config = config or ConsolidationConfig()
+        texts = [checked_text(text, row) for row, text in enumerate(unlabelled)]
         work = SlowHalf(
             self.loop,
             self.memory,
-            config=config or ConsolidationConfig(),
+            config=config,
             rules=GateRules(),
             held_out_rows=self.memory.size().held_out_rows,
+            curation=Curation(data or DataRules(), seed=config.seed),
+            unlabelled=lambda: texts,
         )
         try:
             work.run(progress)
+            self.curated = work.curated
             return work.finish()
         finally:
             work.close()

@@ -5,8 +5,9 @@ adoption; must not know when it is time, threads, Kafka or Redis. The numbered s
 
 1. from now on, note what the fast half learns;
 2. read all that memory holds of what is in the sums;
-3. fine-tune a copy of the pretrained encoder on it (`learners.consolidation`);
-4. make the sums anew for the new encoder;
+3. fine-tune a copy of the pretrained encoder on it (`learners.consolidation`), or on what rules for
+   the data make of it (`learners.curation`);
+4. make the sums anew for the new encoder, of memory's own rows;
 5. catch up with what was noted;
 6. let the gate decide; the fast half goes on with the new encoder, or as if nothing had been.
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from learners.consolidation import Consolidation, ConsolidationConfig
+from learners.curation import Curation, CurationReport, DataRules, Source
 from learners.gate import GateRules, judge
 from learners.holdout import is_held_out
 from learners.loop import Learner
@@ -37,6 +39,9 @@ NEW_ROWS = 65_536  # newest rows of memory, of which some may not have reached t
 
 Progress = Callable[[int, int], None]
 """Called after every step with the steps done and the steps in all."""
+Texts = Callable[[], Sequence[str]]
+"""Gives texts without labels; called once a run, in the run's thread, where something needs them.
+"""
 
 
 class Memory(Protocol):
@@ -73,11 +78,14 @@ class SlowHalf:
         rules: of the gate.
         held_out_rows: held-out rows that the new head chooses and calibrates itself on, and that
             decide.
+        curation: what is taken of the rows to train the encoder on; by default all, as they are.
+        unlabelled: where texts without labels come from.
 
     Attributes:
         learner: of the fast half.
         done: steps of the fine-tuning so far.
         steps: in all; 0 until memory was read.
+        curated: what became of the rows that were read; None until then.
 
     Raises:
         ValueError: the learner has another strategy.
@@ -91,17 +99,22 @@ class SlowHalf:
         config: ConsolidationConfig,
         rules: GateRules,
         held_out_rows: int,
+        curation: Curation | None = None,
+        unlabelled: Texts = tuple,
     ) -> None:
         if not isinstance(learner.strategy, TwoSpeed):
             raise ValueError(f"strategy {learner.strategy.name!r} trains its encoder anyway")
         self.learner = learner
         self.done = 0
         self.steps = 0
+        self.curated: CurationReport | None = None
         self._champion = learner.strategy
         self._memory = memory
         self._config = config
         self._rules = rules
         self._held_out_rows = held_out_rows
+        self._curation = curation or Curation(DataRules())
+        self._unlabelled = unlabelled
         self._renewed_rows = self._champion.renewed_rows()
         self._drifted = self._champion.drifted
         self._stopping = threading.Event()
@@ -127,13 +140,7 @@ class SlowHalf:
         self._summed = {row.id: _Summed(row.revision, row.label) for row in rows}
         self._newest = rows[-NEW_ROWS:]
         held_out = list(self._memory.held_out(self._held_out_rows))
-        work = Consolidation(  # 3
-            self._champion.pretrained,
-            self.learner.kind,
-            [row.text for row in rows],
-            [row.label for row in rows],
-            config=self._config,
-        )
+        work = self._work(rows, held_out)  # 3
         self.steps = work.steps
         while work.done < work.steps:
             self._check()
@@ -147,6 +154,27 @@ class SlowHalf:
         while len(self._noted) > CATCH_UP_ROWS:  # 5
             self._catch_up()
         self._judge(held_out)
+
+    def _work(self, rows: Sequence[ReplayRow], held_out: Sequence[ReplayRow]) -> Consolidation:
+        """Begin step 3 on what the rules make of the rows."""
+        needed = self._curation.rules.pseudo_labels or self._config.adapt_epochs > 0
+        source = Source(
+            self._champion,
+            self.learner.kind,
+            unlabelled=self._unlabelled() if needed else (),
+            apart=[row.text for row in held_out],
+            check=self._check,
+        )
+        curated = self._curation.curate(rows, source)
+        self.curated = curated.report
+        return Consolidation(
+            self._champion.pretrained,
+            self.learner.kind,
+            curated.texts,
+            curated.labels,
+            config=self._config,
+            unlabelled=source.unlabelled,
+        )
 
     def finish(self) -> GateReport:
         """Do the rest of step 5, and step 6: the learner may have another strategy after it.

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 
@@ -17,6 +18,9 @@ from prometheus_client import Gauge
 
 from learners.background import Consolidator, Outcome, Schedule
 from learners.consolidation import ConsolidationConfig
+from learners.curation import Curation, DataRules
+from learners.data.adaptation import AdaptationConfig, ObjectiveName, choose_objective
+from learners.data.adversarial import ADVERSARIES
 from learners.gate import GateRules
 from learners.loop import Learner, StepReport
 from learners.model import Encoder
@@ -31,6 +35,7 @@ from mindstream.backbone import load_encoder
 from mindstream.settings import Settings
 from schemas import GateFigures, GateReport
 from serving.metrics import Metrics
+from streams.unlabelled import UnlabelledTexts
 
 log = logging.getLogger("mindstream")
 
@@ -105,10 +110,46 @@ def make_releasers(
     }
 
 
+_OBJECTIVES: Mapping[str, ObjectiveName] = {"mlm": "masked", "contrastive": "contrastive"}
+
+
+def consolidation_config(settings: Settings) -> ConsolidationConfig:
+    """Say how the slow half trains."""
+    rules, data = settings.consolidation, settings.data
+    return ConsolidationConfig(
+        epochs=rules.epochs,
+        batch_rows=rules.batch_rows,
+        learning_rate=rules.learning_rate,
+        adversarial=ADVERSARIES[data.adversarial],
+        adapt_epochs=0 if data.adapt == "off" else data.adapt_epochs,
+        adapt=_OBJECTIVES.get(data.adapt, "auto"),
+        seed=settings.learn.seed,
+    )
+
+
+def data_rules(settings: Settings) -> DataRules:
+    """Say what of memory the slow half trains on."""
+    return DataRules(
+        clean=settings.data.clean,
+        near_duplicates=settings.data.near_duplicates,
+        label_noise=settings.data.label_noise,
+        pseudo_labels=settings.data.pseudo_labels,
+        augment=settings.data.augment,
+        back_translate=settings.data.back_translate,
+    )
+
+
 def make_consolidators(
-    settings: Settings, learners: Mapping[str, Learner], memories: Mapping[str, ReplayMemory]
+    settings: Settings,
+    learners: Mapping[str, Learner],
+    memories: Mapping[str, ReplayMemory],
+    unlabelled: UnlabelledTexts,
 ) -> dict[str, Consolidator]:
-    """Build a consolidator a task; none where the strategy trains the encoder itself."""
+    """Build a consolidator a task; none where the strategy trains the encoder itself.
+
+    A `back_translate` that cannot be imported is a `SettingsError`, and an adaptation that does not
+    fit the encoder an `EncoderError`: both are said now, not when the first one is due.
+    """
     rules = settings.consolidation
     if not rules.enabled:
         return {}
@@ -120,12 +161,11 @@ def make_consolidators(
         every_s=rules.every_s,
         drift_rows=rules.drift_rows,
     )
-    config = ConsolidationConfig(
-        epochs=rules.epochs,
-        batch_rows=rules.batch_rows,
-        learning_rate=rules.learning_rate,
-        seed=settings.learn.seed,
-    )
+    config = consolidation_config(settings)
+    curation = Curation(data_rules(settings), seed=settings.learn.seed)
+    if config.adapt_epochs:
+        for learner in learners.values():
+            choose_objective(learner.strategy.encoder, AdaptationConfig(objective=config.adapt))
     return {
         name: Consolidator(
             learner,
@@ -136,6 +176,8 @@ def make_consolidators(
                 config=config,
                 rules=gate_rules(settings),
                 held_out_rows=settings.replay.held_out_rows,
+                curation=curation,
+                unlabelled=partial(unlabelled.read, name),
             ),
             schedule=schedule,
             clock_s=time.monotonic,
@@ -188,12 +230,16 @@ class LearnMetrics:
         """Count a consolidation and say what became of it."""
         self.metrics.consolidations_total.labels(task, outcome.what).inc()
         self.metrics.consolidation_seconds.labels(task).set(outcome.seconds)
+        if outcome.curated is not None:
+            for what, rows in asdict(outcome.curated).items():
+                self.metrics.consolidation_rows.labels(task, what).set(rows)
         log.info(
-            "%s: consolidation %s after %.0f s: %s",
+            "%s: consolidation %s after %.0f s: %s%s",
             task,
             outcome.what,
             outcome.seconds,
             outcome.reason,
+            f"; {outcome.curated}" if outcome.curated else "",
         )
 
     def checkpointed(self, *, size_bytes: int, at: datetime) -> None:

@@ -1,9 +1,11 @@
 """The sections of the settings that say what is remembered, judged and consolidated.
 
-Owns what may be set of memory, gate and slow half; must not know where values come from.
+Owns what may be set of memory, gate, slow half and its data; must not know where values come from.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -82,3 +84,46 @@ class ConsolidationSettings(Section):
     epochs: int = Field(4, ge=1, le=100, description="passes over all rows in memory")
     batch_rows: int = Field(32, ge=1, le=4096, description="rows of a step")
     learning_rate: float = Field(5e-5, gt=0, description="of the encoder, at its highest")
+
+
+class DataSettings(Section):
+    """What the slow half trains the encoder on, and how hard; everything is off by default."""
+
+    clean: bool = Field(
+        False, description="whether markup and control characters go from texts first"
+    )
+    near_duplicates: bool = Field(
+        False, description="whether only the first of nearly equal texts of a label is taken"
+    )
+    label_noise: bool = Field(
+        False,
+        description="whether rows are left out whose label the others contradict; tasks of one "
+        "label only",
+    )
+    pseudo_labels: bool = Field(
+        False,
+        description="whether interactions without a label are taken with a sure one; tasks of one "
+        "label only",
+    )
+    augment: int = Field(
+        0, ge=0, le=16, description="other wordings of a text, at most; 0: none are made"
+    )
+    back_translate: str = Field(
+        "",
+        description="a function that gives other wordings of a text, as package.module:function; "
+        "empty: none",
+    )
+    adversarial: Literal["off", "fgm", "pgd", "freelb"] = Field(
+        "off", description="how a batch is made harder: off, fgm, pgd or freelb"
+    )
+    adapt: Literal["off", "auto", "mlm", "contrastive"] = Field(
+        "off",
+        description="what the encoder learns of texts without labels first: off, mlm, contrastive, "
+        "or auto: mlm where its weights carry a head for it",
+    )
+    adapt_epochs: int = Field(1, ge=1, le=100, description="passes over all texts for it")
+    unlabelled_rows: int = Field(
+        20_000,
+        ge=1,
+        description="newest interactions of a task that adapt and pseudo_labels read, at most",
+    )

@@ -23,7 +23,12 @@ from pydantic_settings import (
     SettingsError as UnreadableVariable,
 )
 
-from mindstream.memory_sections import ConsolidationSettings, GateSettings, ReplaySettings
+from mindstream.memory_sections import (
+    ConsolidationSettings,
+    DataSettings,
+    GateSettings,
+    ReplaySettings,
+)
 from mindstream.problems import is_of_kubernetes, line_of, meant
 from mindstream.sections import (
     IngestSettings,
@@ -66,6 +71,7 @@ class Settings(BaseSettings):
     replay: ReplaySettings = ReplaySettings()  # type: ignore[call-arg]
     learn: LearnSettings = LearnSettings()  # type: ignore[call-arg]
     consolidation: ConsolidationSettings = ConsolidationSettings()  # type: ignore[call-arg]
+    data: DataSettings = DataSettings()  # type: ignore[call-arg]
     gate: GateSettings = GateSettings()  # type: ignore[call-arg]
     serve: ServeSettings = ServeSettings()  # type: ignore[call-arg]
     watch: WatchSettings = WatchSettings()  # type: ignore[call-arg]

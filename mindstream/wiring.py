@@ -194,6 +194,7 @@ def _run_learn(settings: Settings) -> None:
     from learners.checkpoint import CheckpointStore, Fence
     from serving.metrics import Metrics
     from streams.learn import Cadence, LearnRole
+    from streams.unlabelled import UnlabelledTexts
 
     set_threads(settings)
     client = make_redis(settings)
@@ -210,6 +211,18 @@ def _run_learn(settings: Settings) -> None:
     memories = {name: make_memory(settings, client, name) for name in settings.tasks}
     learners = make_learners(settings, memories)
     releasers = make_releasers(settings, learners, memories)
+    unlabelled = UnlabelledTexts(
+        lambda: KafkaConsumer(
+            **kafka_arguments(settings),
+            enable_auto_commit=False,
+            fetch_max_wait_ms=50 if settings.embedded_kafka else 500,
+        ),
+        topic=Topics(settings.kafka.prefix).interactions,
+        kinds={name: learner.kind for name, learner in learners.items()},
+        held_out_share=settings.replay.held_out_share,
+        rows=settings.data.unlabelled_rows,
+        clock_s=time.monotonic,
+    )
     role = LearnRole(
         consumer=KafkaConsumer(
             **kafka_arguments(settings),
@@ -235,7 +248,7 @@ def _run_learn(settings: Settings) -> None:
             step_rows=settings.learn.batch_rows or None,
         ),
         observer=LearnMetrics(metrics, learners),
-        consolidators=make_consolidators(settings, learners, memories),
+        consolidators=make_consolidators(settings, learners, memories, unlabelled),
         skipped=lambda topic: metrics.messages_skipped_total.labels(topic).inc(),
         clock_s=time.monotonic,
         now=utc_now,

@@ -135,6 +135,12 @@ TABLE: tuple[Metric, ...] = (
     _gauge(
         "consolidation_seconds", "seconds", TASK, "How long the last finished consolidation took."
     ),
+    _gauge(
+        "consolidation_rows",
+        "rows",
+        ("task", "what"),
+        "Rows of the last consolidation: read, cleaned, dropped and added by rules, trained on.",
+    ),
     _gauge("labels", "labels", TASK, "Labels the model knows."),
     _gauge(
         "checkpoint_timestamp_seconds",
@@ -214,6 +220,7 @@ class Metrics:
     consolidations_total: Counter
     consolidation_progress: Gauge
     consolidation_seconds: Gauge
+    consolidation_rows: Gauge
     labels: Gauge
     checkpoint_timestamp_seconds: Gauge
     checkpoint_bytes: Gauge

@@ -30,7 +30,13 @@ ROLES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("interactions", "feedback"),
         ("examples", "dead-letters"),
     ),
-    ("learn", "learns from examples, releases models", ("examples",), ("models",)),
+    (
+        "learn",
+        "learns from examples, and from interactions without labels where it is set to; releases "
+        "models",
+        ("examples", "interactions"),
+        ("models",),
+    ),
     ("serve", "answers interactions", ("interactions", "models"), ("predictions",)),
     (
         "watch",

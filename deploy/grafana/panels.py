@@ -304,6 +304,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (_gauge("consolidation_seconds"),),
         ),
         Panel(
+            "Rows of a consolidation",
+            "What the last one read, what rules for the data did, and what the encoder trained on.",
+            "short",
+            (_gauge("consolidation_rows", "{{task}} {{what}}", by="task, what"),),
+        ),
+        Panel(
             "Age of the checkpoint",
             "What a crash of the learner would read again.",
             "s",

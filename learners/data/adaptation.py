@@ -14,7 +14,7 @@ paper; and a text comes at most once in a batch, so that no copy counts as anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -25,9 +25,11 @@ from torch import Tensor, nn
 from learners import backbones
 from learners.batch import IDS, MASK, collate
 from learners.model import Encoder
+from learners.moments import moments, take_up_moments
 from schemas.errors import EncoderError
 
 ObjectiveName = Literal["auto", "masked", "contrastive"]
+_STRIDE = 1_000_003  # parts the seeds of steps of one run from those of another
 _MASK_TOKENS = ("[MASK]", "<mask>")
 
 
@@ -132,7 +134,7 @@ class MaskedLanguage:
         self._mask_id = masks[0]
         self._tokens = len(vocabulary)
         self._special = torch.tensor(sorted({0, *encoder.tokenize([""])[0]}))
-        self._model = model.to(encoder.device).train()
+        self._model = model.to(encoder.device)  # trains when its backbone does: no head has dropout
         self._device = encoder.device
         self._share = masked_share
 
@@ -164,6 +166,111 @@ class MaskedLanguage:
         return loss
 
 
+class Adaptation:
+    """One adaptation of an encoder, a step at a time.
+
+    The same encoder, texts and seed give the same weights on the same machine, also when it was
+    interrupted; torch's global random state stays as it was. After every step the module is in
+    evaluation mode as before, with the same parameters trainable as before and no gradients.
+
+    Args:
+        encoder: changed in place by every step; its `space_id` changes with it.
+        texts: any number; repeats and blank texts are left out.
+        config: how long and how fast.
+        seed: of batches, masks and dropout.
+
+    Attributes:
+        config: as given.
+        name: of the objective: `masked` or `contrastive`.
+        texts: different texts there are.
+        done: steps that were taken.
+
+    Raises:
+        ValueError: a number is out of its range, or fewer than two different texts.
+    """
+
+    def __init__(
+        self, encoder: Encoder, texts: Sequence[str], *, config: AdaptationConfig, seed: int
+    ) -> None:
+        _check(config)
+        self._unique = list(dict.fromkeys(text for text in texts if text.strip()))
+        if len(self._unique) < 2:
+            raise ValueError(f"{len(self._unique)} different texts: at least 2 are needed")
+        self.config = config
+        self.texts = len(self._unique)
+        self.done = 0
+        self._encoder = encoder
+        self._seed = seed
+        self._objective = choose_objective(encoder, config)
+        self.name = self._objective.name
+        self._optimizer = torch.optim.AdamW(
+            self._objective.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
+        )
+        self._batches = self._from_the_first()
+
+    def _from_the_first(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self._seed)
+        return _batches(self.texts, self.config.batch_rows, generator)
+
+    def step(self) -> float:
+        """Take one step.
+
+        Returns:
+            The loss of its batch.
+
+        Raises:
+            ValueError: all steps are done.
+            EncoderError: the loss is no longer finite; the weights are those of the last good step.
+        """
+        if self.done >= self.config.steps:
+            raise ValueError(f"all {self.config.steps} steps are done")
+        token_ids = self._encoder.tokenize([self._unique[row] for row in next(self._batches)])
+        generator = torch.Generator().manual_seed((self._seed + 1) * _STRIDE % 2**62 + self.done)
+        with _training(self._encoder, generator):
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * (1 - self.done / self.config.steps)
+            loss = self._objective.loss(token_ids, generator=generator)
+            if not torch.isfinite(loss):
+                raise EncoderError(
+                    f"the loss of step {self.done + 1} is {float(loss)}: training stopped"
+                )
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self._objective.parameters(), 1.0)
+            self._optimizer.step()
+        self.done += 1
+        return float(loss.detach())
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what later steps depend on, except the encoder's own weights and `done`."""
+        arrays = {f"head.{n}": p.detach().cpu().clone() for n, p in self._own_parameters()}
+        return arrays | {f"optimizer.{n}": t for n, t in moments(self._optimizer).items()}
+
+    def restore(self, arrays: Mapping[str, Tensor], *, done: int) -> None:
+        """Take up a state of the same encoder, texts, config and seed; weights are given before."""
+        with torch.no_grad():
+            for name, parameter in self._own_parameters():
+                parameter.copy_(arrays[f"head.{name}"])
+        prefix = "optimizer."
+        mine = {n.removeprefix(prefix): t for n, t in arrays.items() if n.startswith(prefix)}
+        take_up_moments(self._optimizer, mine)
+        self._batches = self._from_the_first()
+        for _ in range(done):
+            next(self._batches)
+        self.done = done
+
+    def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Number the objective's parameters, and give those that are none of the encoder's.
+
+        Yields:
+            Number and parameter.
+        """
+        theirs = {id(parameter) for parameter in self._encoder.module.parameters()}
+        for number, parameter in enumerate(self._objective.parameters()):
+            if id(parameter) not in theirs:
+                yield str(number), parameter
+
+
 def adapt(
     encoder: Encoder,
     texts: Sequence[str],
@@ -172,53 +279,28 @@ def adapt(
     generator: torch.Generator,
     progress: Callable[[int, float], None] | None = None,
 ) -> AdaptationReport:
-    """Train `encoder.module` in place on texts without labels.
-
-    The same encoder, texts and generator state give the same weights on the same machine; torch's
-    global random state is left as it was. Afterwards the module is in evaluation mode as before,
-    with the same parameters trainable as before and no gradients.
+    """Train `encoder.module` in place on texts without labels: all steps of an `Adaptation`.
 
     Args:
         encoder: changed in place; its `space_id` changes with it.
         texts: any number; repeats and blank texts are left out.
         config: how long and how fast.
-        generator: on the CPU; draws batches, masks and the seed of dropout.
+        generator: on the CPU; gives the seed.
         progress: told the steps done and the last loss after every step.
 
     Returns:
-        What was done.
-
-    Raises:
-        ValueError: a number is out of its range, or fewer than two different texts.
-        EncoderError: the objective does not fit the encoder, or the loss is no longer finite; then
-            the weights are those of the last good step.
+        What was done. Numbers out of range and fewer than two texts are a `ValueError`; an
+        objective that does not fit the encoder, and a loss that is no longer finite, are an
+        `EncoderError`: then the weights are those of the last good step.
     """
-    _check(config)
-    unique = list(dict.fromkeys(text for text in texts if text.strip()))
-    if len(unique) < 2:
-        raise ValueError(f"{len(unique)} different texts: at least 2 are needed")
+    seed = int(torch.randint(2**31, (), generator=generator))
+    work = Adaptation(encoder, texts, config=config, seed=seed)
     losses: list[float] = []
-    with _training(encoder, generator):
-        objective = choose_objective(encoder, config)
-        optimizer = torch.optim.AdamW(
-            objective.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
-        )
-        batches = _batches(len(unique), config.batch_rows, generator)
-        for step in range(config.steps):
-            token_ids = encoder.tokenize([unique[row] for row in next(batches)])
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * (1 - step / config.steps)
-            loss = objective.loss(token_ids, generator=generator)
-            losses.append(float(loss.detach()))
-            if not torch.isfinite(loss):
-                raise EncoderError(f"the loss of step {step + 1} is {losses[-1]}: training stopped")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
-            optimizer.step()
-            if progress is not None:
-                progress(step + 1, losses[-1])
-    return AdaptationReport(objective.name, len(unique), tuple(losses))
+    while work.done < config.steps:
+        losses.append(work.step())
+        if progress is not None:
+            progress(work.done, losses[-1])
+    return AdaptationReport(work.name, work.texts, tuple(losses))
 
 
 def choose_objective(encoder: Encoder, config: AdaptationConfig) -> Objective:

@@ -1,7 +1,7 @@
 """Adversarial training in embedding space: learn a batch again where its loss is locally worst.
 
-Owns the perturbation and its exact undoing, as an Avalanche plugin; must not know heads, tasks or
-which strategy it accompanies.
+Owns the perturbation and its exact undoing, for any training loop (`harden`) and as an Avalanche
+plugin; must not know heads, tasks or which strategy it accompanies.
 
 The one step of length epsilon along the gradient is FGM of Miyato, Dai & Goodfellow, "Adversarial
 Training Methods for Semi-Supervised Text Classification", ICLR 2017, section 3; the several smaller
@@ -14,7 +14,7 @@ has left, where Madry et al. and FreeLB begin at a random point. No chance is in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,6 +64,118 @@ def free(epsilon: float = 0.5, *, steps: int = 3) -> AdversarialConfig:
     return AdversarialConfig(epsilon=epsilon, steps=steps, step_share=0.4, learn_from="mean")
 
 
+Adversary = Literal["off", "fgm", "pgd", "freelb"]
+ADVERSARIES: Mapping[Adversary, AdversarialConfig] = {
+    "off": AdversarialConfig(),
+    "fgm": fgm(),
+    "pgd": pgd(),
+    "freelb": free(),
+}
+
+
+def check_config(config: AdversarialConfig) -> None:
+    """Check the numbers of a config.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+    for name in ("epsilon", "weight"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} is {getattr(config, name)}: it must not be negative")
+    if config.steps < 1:
+        raise ValueError(f"steps is {config.steps}: it must be positive")
+    if not config.step_share > 0:
+        raise ValueError(f"step_share is {config.step_share}: it must be over 0")
+
+
+def harden(
+    encoder: Encoder,
+    packed: Tensor,
+    loss: Callable[[], Tensor],
+    *,
+    trained: Sequence[nn.Parameter],
+    config: AdversarialConfig,
+) -> None:
+    """Add the gradients of a harder copy of a batch to those that a clean backward pass has left.
+
+    The steps are these:
+
+    1. take the gradient at the embeddings that the clean pass left;
+    2. move the batch's rows along it, and back into the ball of radius epsilon;
+    3. run a forward and a backward pass there; from 2 again for every further step;
+    4. put back the rows bit by bit, whatever happened.
+
+    Args:
+        encoder: the one that is trained.
+        packed: the batch, int64 [rows, 2, tokens].
+        loss: gives its loss, a scalar, as the weights are at that moment.
+        trained: parameters whose gradients grow.
+        config: how far and how often; its numbers are checked.
+
+    Raises:
+        EncoderError: the embeddings get no gradient, because they are not trained.
+    """
+    if config.epsilon == 0:
+        return
+    table = encoder.word_embeddings
+    if table.grad is None:
+        raise EncoderError(
+            f"the word embeddings of {encoder.name!r} get no gradient: adversarial "
+            "training needs them trained"
+        )
+    rows = packed[:, IDS][packed[:, MASK] == 1].unique()  # type: ignore[no-untyped-call]
+    clean = table.detach()[rows].clone()  # [batch vocabulary, hidden]
+    slope, moved = table.grad[rows], torch.zeros_like(clean)
+    try:
+        for step in range(config.steps):
+            if not 0 < (length := float(slope.norm())) < float("inf"):
+                return  # no direction is worse than another
+            moved += slope * (config.epsilon * config.step_share / length)
+            moved *= config.epsilon / max(config.epsilon, float(moved.norm()))
+            with torch.no_grad():
+                table[rows] = clean + moved
+            slope = _learn(loss, table, rows, trained, share=_share(config, step))
+    finally:
+        with torch.no_grad():
+            table[rows] = clean
+
+
+def _learn(
+    loss: Callable[[], Tensor],
+    table: nn.Parameter,
+    rows: Tensor,
+    trained: Sequence[nn.Parameter],
+    *,
+    share: float,
+) -> Tensor:
+    """Add a share of the gradients where the embeddings are now; give that of their rows."""
+    wanted = list(trained) if share > 0 else [table]  # a step that only leads on is cheaper
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss(), wanted, allow_unused=True)
+    slope = torch.zeros_like(table[rows])
+    for parameter, gradient in zip(wanted, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter is table:
+            slope = gradient[rows]
+        if share > 0:
+            _add(parameter, gradient * share)
+    return slope
+
+
+def _share(config: AdversarialConfig, step: int) -> float:
+    """Give the factor of one step's gradients."""
+    if config.learn_from == "mean":
+        return config.weight / config.steps
+    return config.weight if step == config.steps - 1 else 0.0
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
+    if parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        parameter.grad += gradient
+
+
 class AdversarialTraining(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
     """Adds the gradients of a harder copy of each mini-batch.
 
@@ -81,79 +193,21 @@ class AdversarialTraining(SupervisedPlugin):  # type: ignore[misc]  # Avalanche 
 
     def __init__(self, encoder: Encoder, config: AdversarialConfig) -> None:
         super().__init__()
-        for name in ("epsilon", "weight"):
-            if not getattr(config, name) >= 0:
-                raise ValueError(f"{name} is {getattr(config, name)}: it must not be negative")
-        if config.steps < 1:
-            raise ValueError(f"steps is {config.steps}: it must be positive")
-        if not config.step_share > 0:
-            raise ValueError(f"step_share is {config.step_share}: it must be over 0")
+        check_config(config)
         self.config = config
         self._encoder = encoder
 
     def after_backward(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
-        """Perturb, learn and restore.
-
-        The steps are these:
-
-        1. take the gradient at the embeddings that the clean pass left;
-        2. move the batch's rows along it, and back into the ball of radius epsilon;
-        3. run a forward and a backward pass there; from 2 again for every further step;
-        4. put back the rows bit by bit, whatever happened.
-
-        Raises:
-            EncoderError: the embeddings get no gradient, because they are not trained.
-        """
+        """Harden the mini-batch at hand; an `EncoderError` where the embeddings are not trained."""
         if self.config.epsilon == 0 or not strategy.loss.requires_grad:
             return
-        table = self._encoder.word_embeddings
-        if table.grad is None:
-            raise EncoderError(
-                f"the word embeddings of {self._encoder.name!r} get no gradient: adversarial "
-                "training needs them trained"
-            )
-        rows = strategy.mb_x[:, IDS][strategy.mb_x[:, MASK] == 1].unique()
-        clean = table.detach()[rows].clone()  # [batch vocabulary, hidden]
-        try:
-            self._climb(strategy, table=table, rows=rows, clean=clean)
-        finally:
-            with torch.no_grad():
-                table[rows] = clean
-
-    def _climb(
-        self, strategy: StreamTemplate, *, table: nn.Parameter, rows: Tensor, clean: Tensor
-    ) -> None:
-        trained = [
-            parameter for parameter in strategy.model.parameters() if parameter.requires_grad
-        ]
-        assert table.grad is not None
-        slope = table.grad[rows]
-        moved = torch.zeros_like(clean)
-        for step in range(self.config.steps):
-            if not 0 < (length := float(slope.norm())) < float("inf"):
-                return  # no direction is worse than another
-            moved += slope * (self.config.epsilon * self.config.step_share / length)
-            moved *= self.config.epsilon / max(self.config.epsilon, float(moved.norm()))
-            with torch.no_grad():
-                table[rows] = clean + moved
-            share = self._share(step)
-            wanted = trained if share > 0 else [table]  # a step that only leads on is cheaper
-            gradients: Sequence[Tensor | None] = torch.autograd.grad(
-                _loss(strategy), wanted, allow_unused=True
-            )
-            for parameter, gradient in zip(wanted, gradients, strict=True):
-                if gradient is None:
-                    continue
-                if parameter is table:
-                    slope = gradient[rows]
-                if share > 0:
-                    _add(parameter, gradient * share)
-
-    def _share(self, step: int) -> float:
-        """Give the factor of one step's gradients."""
-        if self.config.learn_from == "mean":
-            return self.config.weight / self.config.steps
-        return self.config.weight if step == self.config.steps - 1 else 0.0
+        harden(
+            self._encoder,
+            strategy.mb_x,
+            lambda: _loss(strategy),
+            trained=[p for p in strategy.model.parameters() if p.requires_grad],
+            config=self.config,
+        )
 
 
 def _loss(strategy: StreamTemplate) -> Tensor:
@@ -165,10 +219,3 @@ def _loss(strategy: StreamTemplate) -> Tensor:
     finally:
         strategy.mb_output = output
     return loss
-
-
-def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
-    if parameter.grad is None:
-        parameter.grad = gradient
-    else:
-        parameter.grad += gradient

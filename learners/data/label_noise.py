@@ -11,7 +11,8 @@ takes its threshold from rows given a label that cannot be right. A stream is pa
 ends. Ours therefore takes one margin a row, from the score given before the row was learned: out of
 sample like the first, a margin like the second. Its threshold is a quantile of the margins of rows
 that came before, so that it follows the head as scores grow with learning; labels of few rows are
-left out, for a new label's margins say that it is new.
+left out, for a new label's margins say that it is new. Rows at rest, as a memory has them, are
+judged all at once by scores of a model that has not learned from them (`suspicious_rows`).
 """
 
 from __future__ import annotations
@@ -65,6 +66,49 @@ class Verdict:
         if self.margin is None or self.threshold is None:
             return False
         return self.margin < self.threshold
+
+
+def suspicious_rows(
+    scores: NDArray[np.float32], columns: Sequence[int], config: LabelNoiseConfig
+) -> NDArray[np.bool_]:
+    """Judge rows at rest, all by one threshold.
+
+    Args:
+        scores: float32 [rows, labels], of a model that has not learned from the row it scores
+            (`learners.data.left_out`).
+        columns: the label each row came with.
+        config: when a label is suspicious; `recent_rows` is not read here.
+
+    Returns:
+        One answer a row; never more than half of a label's rows are suspicious.
+
+    Raises:
+        ValueError: not one label a row.
+
+    Examples:
+        >>> scores = np.float32([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8]])
+        >>> config = LabelNoiseConfig(least_rows=4, label_rows=1, quantile=0.5)
+        >>> suspicious_rows(scores, [0, 0, 0, 1], config).tolist()
+        [False, False, True, False]
+    """
+    if len(scores) != len(columns):
+        raise ValueError(f"{len(scores)} rows of scores and {len(columns)} labels: as many needed")
+    mine = np.asarray(columns, dtype=np.int64)
+    places = np.arange(len(mine))
+    if len(mine) < config.least_rows or scores.shape[1] < 2:
+        return np.zeros(len(mine), dtype=np.bool_)
+    others = scores.copy()
+    others[places, mine] = -np.inf
+    margins = scores[places, mine] - others.max(axis=1)
+    threshold = min(float(np.quantile(margins, config.quantile)), config.most_margin)
+    suspicious = margins < threshold
+    for label in np.unique(mine[suspicious]):
+        chosen = np.flatnonzero(mine == label)
+        if len(chosen) <= config.label_rows:
+            suspicious[chosen] = False
+        else:  # a label whose every row is disputed is a hard one: its better half stays
+            suspicious[chosen] &= margins[chosen] < np.median(margins[chosen])
+    return np.asarray(suspicious, dtype=np.bool_)
 
 
 class LabelNoise:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from learners.consolidation import Consolidation, ConsolidationConfig
+from learners.data.adversarial import ADVERSARIES, AdversarialConfig
 from learners.heads.additive import AdditiveHead
 from learners.model import Encoder
 from learners.tasks import task_kind
 from schemas.errors import CheckpointError
 from tests.learning import frozen_encoder
+from tests.small import small_encoder
 
 __all__ = ["frozen_encoder"]
 
@@ -85,3 +89,47 @@ def test_sums_are_made_anew_for_the_new_encoder(frozen_encoder: Encoder) -> None
     )
     with pytest.raises(ValueError, match="space_id"):
         old.merge(head)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_adaptation_and_harder_batches_go_on_where_they_stopped_to_the_bit(steps: int) -> None:
+    encoder = small_encoder()
+    config = replace(CONFIG, epochs=2, adapt_epochs=2, adversarial=ADVERSARIES["freelb"])
+
+    def work() -> Consolidation:
+        more = ["a red mug", "an old cup"]
+        kind = task_kind("classify")
+        return Consolidation(encoder, kind, TEXTS, LABELS, config=config, unlabelled=more)
+
+    whole, stopped, taken_up = work(), work(), work()
+    assert whole.steps == 2 + 4  # twice 8 texts in one batch, then twice 6 rows, 4 a step
+    while whole.done < whole.steps:
+        whole.step()
+    for _ in range(steps):
+        stopped.step()
+    torch.rand(3)  # the global state must not matter
+    taken_up.restore(*stopped.state())
+    while taken_up.done < taken_up.steps:
+        taken_up.step()
+    ours, theirs = taken_up.state()[0], whole.state()[0]
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_adaptation_and_harder_batches_change_what_is_learned_not_the_encoder_given() -> None:
+    encoder = small_encoder()
+    space = encoder.space_id
+    spaces = set()
+    for config in (
+        CONFIG,
+        replace(CONFIG, adapt_epochs=1, adapt="contrastive"),
+        *(replace(CONFIG, adversarial=ADVERSARIES[name]) for name in ("fgm", "pgd", "freelb")),
+    ):
+        work = consolidation(encoder, replace(config, epochs=1))
+        while work.done < work.steps:
+            work.step()
+        spaces.add(work.encoder().space_id)
+    assert len(spaces) == 5
+    assert encoder.space_id == space
+    with pytest.raises(ValueError, match="epsilon is -1"):
+        consolidation(encoder, replace(CONFIG, adversarial=AdversarialConfig(epsilon=-1)))

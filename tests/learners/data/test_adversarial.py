@@ -153,21 +153,21 @@ class HarderAt(AdversarialTraining):  # a look inside: what the model is asked d
     moves: list[float]
     losses: list[float]
 
-    def _climb(
-        self, strategy: StreamTemplate, *, table: nn.Parameter, rows: Tensor, clean: Tensor
-    ) -> None:
+    def after_backward(self, strategy: StreamTemplate, **_: Any) -> None:
         self.moves, self.losses = [], [float(strategy.loss.detach())]
         criterion = strategy._criterion
+        table = self._encoder.word_embeddings
+        clean = table.detach().clone()
 
         def noting(output: Tensor, targets: Tensor) -> Tensor:
             loss: Tensor = criterion(output, targets)
-            self.moves.append(float((table.detach()[rows] - clean).norm()))
+            self.moves.append(float((table.detach() - clean).norm()))
             self.losses.append(float(loss.detach()))
             return loss
 
         strategy._criterion = noting
         try:
-            super()._climb(strategy, table=table, rows=rows, clean=clean)
+            super().after_backward(strategy)
         finally:
             strategy._criterion = criterion
 
