@@ -12,7 +12,7 @@ def solve_shrunk(a: Tensor, b: Tensor, *, strength: float) -> Tensor:
     Rounding can leave A just off positive definite: lambda is then raised.
 
     Args:
-        a: float64 [d, d], symmetric.
+        a: float64 [d, d], symmetric; the same again when this returns.
         b: float64 [d, columns].
         strength: over 0.
 
@@ -20,10 +20,11 @@ def solve_shrunk(a: Tensor, b: Tensor, *, strength: float) -> Tensor:
         float64 [d, columns].
     """
     shift = max(strength * float(a.trace()) / max(len(a), 1), 1e-12)
+    diagonal = a.diagonal().clone()
     while True:  # ends: A is finite, and a large enough lambda makes it definite
-        shifted = a.clone()
-        shifted.diagonal().add_(shift)
-        factor, failed = torch.linalg.cholesky_ex(shifted)
+        a.diagonal().copy_(diagonal + shift)  # in place: a copy of A may be 134 MB
+        factor, failed = torch.linalg.cholesky_ex(a)
+        a.diagonal().copy_(diagonal)
         if not int(failed):
             return torch.cholesky_solve(b, factor)
         shift = max(10 * shift, 1e-9)

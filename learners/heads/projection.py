@@ -39,7 +39,8 @@ class Projection:
         self.id = hashlib.sha256(
             str(self.matrix.shape).encode() + self.matrix.tobytes()
         ).hexdigest()
-        self._matrix = torch.from_numpy(self.matrix)
+        # Column by column in memory, which the product of whole numbers reads twice as fast.
+        self._matrix = torch.from_numpy(self.matrix).T.contiguous().T
 
     @classmethod
     def draw(cls, *, features: int, width: int, seed: int) -> Projection:
