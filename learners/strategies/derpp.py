@@ -10,10 +10,10 @@ releases data; so the loss is here.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,69 +27,53 @@ BETA = 1.0  # weight of the replayed rows' labels
 
 
 class LogitStore:
-    """Logits by id: a uniform sample of the rows that came by (reservoir, Vitter 1985, R).
+    """Logits by id: of the rows that came by, or were asked for, most recently.
+
+    A row that has left replay memory is asked for no more, so that its logits go first.
 
     Args:
         numbers: how many numbers are kept at most, over all rows.
-        seed: of what is dropped.
     """
 
-    def __init__(self, numbers: int, *, seed: int) -> None:
+    def __init__(self, numbers: int) -> None:
         self.numbers = numbers
-        self.offered = 0
-        self._ids: list[str] = []
-        self._logits: dict[str, Tensor] = {}
-        self._generator = np.random.Generator(np.random.PCG64(seed))
+        self._logits: OrderedDict[str, Tensor] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._logits)
 
     def get(self, id_: str) -> Tensor | None:
         """Give the logits of a row, float32 [labels known then], or None."""
-        return self._logits.get(id_)
+        found = self._logits.get(id_)
+        if found is not None:
+            self._logits.move_to_end(id_)
+        return found
 
     def offer(self, ids: Sequence[str], logits: Tensor) -> None:
         """Offer rows, float32 [rows, labels]; a known id takes its newest logits."""
-        room = max(1, self.numbers // max(1, logits.shape[1]))
-        while len(self._ids) > room:
-            self._drop(int(self._generator.integers(len(self._ids))))
         for id_, row in zip(ids, logits.cpu(), strict=True):
-            if id_ not in self._logits:
-                self.offered += 1
-                if len(self._ids) >= room:
-                    place = int(self._generator.integers(self.offered))
-                    if place >= len(self._ids):
-                        continue
-                    self._drop(place)
-                self._ids.append(id_)
             self._logits[id_] = row.clone()
-
-    def _drop(self, place: int) -> None:
-        self._ids[place], self._ids[-1] = self._ids[-1], self._ids[place]
-        del self._logits[self._ids.pop()]
+            self._logits.move_to_end(id_)
+        room = max(1, self.numbers // max(1, logits.shape[1]))
+        while len(self._logits) > room:
+            self._logits.popitem(last=False)
 
     def state(self) -> tuple[Arrays, Meta]:
-        """Logits end to end, their lengths, ids, count and generator."""
-        logits = [self._logits[id_] for id_ in self._ids]
+        """Logits end to end, their lengths, and ids, the oldest first."""
+        logits = list(self._logits.values())
         return (
             {
                 "logits": torch.cat(logits) if logits else torch.zeros(0),
                 "lengths": torch.tensor([len(row) for row in logits], dtype=torch.int64),
             },
-            {
-                "ids": list(self._ids),
-                "offered": self.offered,
-                "generator": self._generator.bit_generator.state,
-            },
+            {"ids": list(self._logits)},
         )
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take up a state."""
         parts = torch.split(arrays["logits"], arrays["lengths"].tolist())
-        self._ids = list(meta["ids"])
-        self._logits = {id_: row.clone() for id_, row in zip(self._ids, parts, strict=True)}
-        self.offered = int(meta["offered"])
-        self._generator.bit_generator.state = meta["generator"]
+        rows = zip(meta["ids"], parts, strict=True)
+        self._logits = OrderedDict((id_, row.clone()) for id_, row in rows)
 
 
 class DarkReplay(StreamPlugin):
@@ -101,7 +85,7 @@ class DarkReplay(StreamPlugin):
 
     def __init__(self, config: StrategyConfig) -> None:
         super().__init__()
-        self.store = LogitStore(config.stored_logits, seed=config.seed)
+        self.store = LogitStore(config.stored_logits)
         self._kind = config.kind
         self._alpha = ALPHA * config.strength
         self._mixing = ReplayMixing(config)
