@@ -25,6 +25,7 @@ from learners.heads.projection import (
     int8_product,
 )
 
+FORMER_MEANINGS = 256  # that are kept apart in the scatter; each is as long as phi
 PENDING_ROWS = 4_096  # rows whose products wait: the Gram matrix is written once for all of them
 
 
@@ -218,6 +219,12 @@ class AdditiveSums:
         kept = counts.abs() > 0
         self._former = torch.cat([self._former, sign * sums[kept]])
         self._former_counts = torch.cat([self._former_counts, counts[kept]])
+        more = len(self._former) - FORMER_MEANINGS
+        if more > 0:  # the oldest ones become one
+            oldest = self._former[: more + 1].sum(dim=0, keepdim=True)
+            self._former = torch.cat([oldest, self._former[more + 1 :]])
+            count = self._former_counts[: more + 1].sum(dim=0, keepdim=True)
+            self._former_counts = torch.cat([count, self._former_counts[more + 1 :]])
 
     def moments(self, alive: Tensor, *, lead: bool) -> Moments:
         """Give the moments over the leading features, or over all.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from learners.heads.additive import AdditiveHead
 from learners.heads.base import Floats
 from learners.heads.choice import HeadOptions
 from learners.heads.class_drift import COMPARED_ROWS, SUSPECT_ROWS, ClassDrift
 from learners.heads.solves import METHODS, Method
+from learners.heads.sums import FORMER_MEANINGS
 from learners.released import decide_by
 from learners.tasks import task_kind
 from tests.learning import MakeLearner, example, frozen_encoder, make_learner
@@ -248,3 +250,20 @@ def test_a_label_that_answers_well_and_means_something_else_is_found_once_suspec
             assert not one.contradicts(one.row_of("class 1"), newest)  # it means what it meant
         else:
             assert newest is None
+
+
+def test_former_meanings_are_bounded_and_the_scatter_stays_one() -> None:
+    one = head()
+    rows = 0
+    for turn in range(FORMER_MEANINGS + 40):
+        x = clusters([turn % 5] * 3, seed=turn)
+        row = one.row_of("changing")
+        one.add(x, [(row,)] * 3)
+        rows += 3
+        one.renew(row, x[:1])
+    one.settle()
+    assert one.rows == rows
+    moments = one.sums.moments(torch.tensor([0]), lead=True)
+    assert len(moments.former) == FORMER_MEANINGS
+    assert float(moments.former_counts.sum() + moments.counts.sum()) == rows
+    assert float(torch.linalg.eigvalsh(moments.within()).min()) > -1e-9
