@@ -31,9 +31,11 @@ from learners.heads.linear import LinearHead
 from learners.model import Encoder
 from learners.moments import moments, take_up_moments
 from learners.tasks.base import TaskKind
+from learners.tuning import TuningConfig, merged, tune
 from schemas.errors import CheckpointError
 from schemas.fields import Label
 
+VIRTUAL_PREFIX = "virtual."
 SORTED_BATCHES = 32  # batches that are cut from one run of rows sorted by length
 
 
@@ -51,6 +53,12 @@ class ConsolidationConfig:
         adversarial: how far and how often a batch is made harder; by default not at all.
         adapt_epochs: passes over all texts, labelled or not, before labels are learned.
         adapt: what those passes learn.
+        tuning: how much of the encoder trains; its steps are those of the consolidation. After an
+            adaptation, which trains all of it, `full` alone.
+        blend: how far from the pretrained weights to the trained ones the encoder goes that is
+            given, over 0 to 1: an encoder in between is as good on what it was trained on and
+            better on what comes next (Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models",
+            CVPR 2022). Adapters are blended as merged; virtual tokens are taken as trained.
         seed: of the order of rows, and of chance in adaptation.
     """
 
@@ -62,7 +70,19 @@ class ConsolidationConfig:
     adversarial: AdversarialConfig = AdversarialConfig()
     adapt_epochs: int = 0
     adapt: ObjectiveName = "auto"
+    tuning: TuningConfig = TuningConfig()
+    blend: float = 0.7
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.blend <= 1.0:
+            raise ValueError(f"blend {self.blend}: over 0 to 1 was expected")
+        if self.tuning.method == "frozen":
+            raise ValueError("tuning 'frozen': a consolidation would train nothing")
+        if self.adapt_epochs and self.tuning.method != "full":
+            raise ValueError(
+                f"tuning {self.tuning.method!r}: an adaptation trains the full encoder"
+            )
 
 
 class Consolidation:
@@ -103,19 +123,25 @@ class Consolidation:
         self.kind = kind
         self._source = encoder
         self._copy = encoder.with_weights(encoder.weights())
-        self._module = self._copy.module.requires_grad_(True)
+        self._module = self._copy.module
+        per_epoch = -(-len(texts) // config.batch_rows)
+        self._tuned = tune(
+            self._module,
+            replace(config.tuning, steps=per_epoch * config.epochs, seed=config.seed),
+            max_tokens=encoder.max_tokens,
+        )
         self._tokens = encoder.tokenize(texts)
         self._labels = list(labels)
         self._head = LinearHead(encoder.width, seed=config.seed).to(encoder.device)
         self._head.grow(text for label in labels for text in kind.label_texts(label))
         self._optimizer = torch.optim.AdamW(
             [
-                {"params": list(self._module.parameters()), "lr": config.learning_rate},
+                self._tuned.group(config.learning_rate),
                 {"params": list(self._head.parameters()), "lr": config.head_learning_rate},
             ],
             weight_decay=config.weight_decay,
         )
-        per_epoch = -(-len(texts) // config.batch_rows)
+        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._adaptation = self._adapting([*texts, *unlabelled])
         self._first = self._adaptation.config.steps if self._adaptation else 0  # that learns labels
         self.steps = self._first + per_epoch * config.epochs
@@ -159,18 +185,16 @@ class Consolidation:
         index = {text: row for row, text in enumerate(self._head.labels)}
         targets = self.kind.targets([self._labels[row] for row in rows], index=index)
         rate = self._rate()
-        for group, most in zip(
-            self._optimizer.param_groups,
-            (self.config.learning_rate, self.config.head_learning_rate),
-            strict=True,
-        ):
+        for group, most in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * most
         targets = targets.to(packed.device)
         trained = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._module.eval()  # dropout off
 
         def loss_now() -> Tensor:
-            return self.kind.loss(self._head(self._module(packed)), targets)
+            loss = self.kind.loss(self._head(self._module(packed)), targets)
+            penalty = self._tuned.penalty()
+            return loss if penalty is None else loss + penalty
 
         loss = loss_now()
         self._optimizer.zero_grad(set_to_none=True)
@@ -178,6 +202,7 @@ class Consolidation:
         harden(self._copy, packed, loss_now, trained=trained, config=self.config.adversarial)
         nn.utils.clip_grad_norm_(trained, 1.0)
         self._optimizer.step()
+        self._tuned.stepped()
         return float(loss.detach())
 
     def _rate(self) -> float:
@@ -218,23 +243,37 @@ class Consolidation:
         Returns:
             float32 [rows, labels], logits.
         """
-        features = torch.from_numpy(self.encoder().encode(texts)).to(self._source.device)
+        encoder = self._source.with_weights(merged(self._module))
+        features = torch.from_numpy(encoder.encode(texts)).to(self._source.device)
         with torch.inference_mode():
             logits: NDArray[np.float32] = self._head(features).float().cpu().numpy()
         return logits
 
     def encoder(self) -> Encoder:
-        """Give an encoder with the weights as they are now; later steps do not change it."""
-        return self._source.with_weights(self._module.backbone.state_dict())
+        """Give an encoder of the weights as they are now, blended; later steps do not change it."""
+        trained, start = merged(self._module), merged(self._source.module)
+        blended = {
+            name: torch.lerp(start[name], tensor, self.config.blend)
+            if name in start and tensor.is_floating_point() and not name.startswith(VIRTUAL_PREFIX)
+            else tensor
+            for name, tensor in trained.items()
+        }
+        return self._source.with_weights(blended)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give everything that later steps depend on, except texts and labels."""
-        arrays = {f"module.{n}": t.detach().cpu() for n, t in self._module.state_dict().items()}
+        tuned, tuning = self._tuned.state()
+        arrays = {f"module.{n}": t.detach().cpu() for n, t in tuned.items()}
         arrays |= {f"head.{n}": t.detach().cpu() for n, t in self._head.state_dict().items()}
         arrays |= {f"optimizer.{n}": t for n, t in moments(self._optimizer).items()}
         if self._adaptation is not None:
             arrays |= {f"adaptation.{n}": t for n, t in self._adaptation.state().items()}
-        return arrays, {"done": self.done, "steps": self.steps, "space_id": self._source.space_id}
+        return arrays, {
+            "done": self.done,
+            "steps": self.steps,
+            "space_id": self._source.space_id,
+            "tuning": tuning,
+        }
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take up the work of another consolidation of the same encoder, rows and config.
@@ -248,7 +287,7 @@ class Consolidation:
                 f"cannot go on as one of {self.steps} from {self._source.space_id[:12]!r}: start "
                 "it again"
             )
-        self._module.load_state_dict(_under(arrays, "module."))
+        self._tuned.restore(_under(arrays, "module."), meta["tuning"])
         self._head.load_state_dict(_under(arrays, "head."))
         take_up_moments(self._optimizer, _under(arrays, "optimizer."))
         if self._adaptation is not None and meta["done"] < self._first:

@@ -31,6 +31,7 @@ from learners.slow import SlowHalf
 from learners.strategies import STRATEGIES, StrategyConfig
 from learners.strategies.two_speed import TwoSpeed
 from learners.tasks import task_kind
+from learners.tuning import TuningConfig
 from mindstream.backbone import load_encoder
 from mindstream.settings import Settings
 from schemas import GateFigures, GateReport
@@ -123,6 +124,12 @@ def consolidation_config(settings: Settings) -> ConsolidationConfig:
         adversarial=ADVERSARIES[data.adversarial],
         adapt_epochs=0 if data.adapt == "off" else data.adapt_epochs,
         adapt=_OBJECTIVES.get(data.adapt, "auto"),
+        tuning=TuningConfig(
+            method=rules.tuning,
+            rank=settings.learn.tuning_rank,
+            virtual_tokens=settings.learn.virtual_tokens,
+        ),
+        blend=rules.blend,
         seed=settings.learn.seed,
     )
 

@@ -84,6 +84,17 @@ class ConsolidationSettings(Section):
     epochs: int = Field(4, ge=1, le=100, description="passes over all rows in memory")
     batch_rows: int = Field(32, ge=1, le=4096, description="rows of a step")
     learning_rate: float = Field(5e-5, gt=0, description="of the encoder, at its highest")
+    tuning: Literal["full", "lora", "adalora", "ia3", "prefix", "prompt"] = Field(
+        "full",
+        description="what of the encoder trains: full, lora, adalora, ia3, prefix or prompt, with "
+        "learn.tuning_rank and learn.virtual_tokens",
+    )
+    blend: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="how far from the pretrained weights to the trained ones, over 0 to 1",
+    )
 
 
 class DataSettings(Section):

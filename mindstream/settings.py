@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -93,6 +93,15 @@ class Settings(BaseSettings):
             if "__" in name:  # it would be cut there in the name of a variable
                 raise ValueError(f"task name {name!r} must not have two underscores together")
         return tasks
+
+    @model_validator(mode="after")
+    def _adaptation_trains_all(self) -> Settings:
+        if self.data.adapt != "off" and self.consolidation.tuning != "full":
+            raise ValueError(
+                f"data.adapt {self.data.adapt!r} trains the full encoder: consolidation.tuning "
+                f"must be 'full', not {self.consolidation.tuning!r}"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from learners.data.adversarial import ADVERSARIES, AdversarialConfig
 from learners.heads.additive import AdditiveHead
 from learners.model import Encoder
 from learners.tasks import task_kind
+from learners.tuning import Tuning, TuningConfig
 from schemas.errors import CheckpointError
 from tests.learning import frozen_encoder
 from tests.small import small_encoder
@@ -133,3 +135,51 @@ def test_adaptation_and_harder_batches_change_what_is_learned_not_the_encoder_gi
     assert encoder.space_id == space
     with pytest.raises(ValueError, match="epsilon is -1"):
         consolidation(encoder, replace(CONFIG, adversarial=AdversarialConfig(epsilon=-1)))
+
+
+def test_the_encoder_that_is_given_lies_between_the_pretrained_and_the_trained_one(
+    frozen_encoder: Encoder,
+) -> None:
+    given = {}
+    for blend in (0.25, 1.0):
+        work = consolidation(frozen_encoder, replace(CONFIG, blend=blend))
+        while work.done < work.steps:
+            work.step()
+        given[blend] = work.encoder().weights()
+    start = frozen_encoder.weights()
+    for name, tensor in given[1.0].items():
+        if tensor.is_floating_point():
+            between = torch.lerp(start[name], tensor, 0.25)
+            assert torch.equal(given[0.25][name], between), name
+    assert any(not torch.equal(start[name], given[1.0][name]) for name in start)
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "ia3", "prompt", "prefix"])
+def test_a_part_of_the_encoder_is_trained_given_merged_and_taken_up(
+    method: Tuning,
+) -> None:
+    source = small_encoder()
+    config = replace(CONFIG, tuning=TuningConfig(method=method, rank=2, virtual_tokens=2))
+    whole = consolidation(source, config)
+    stopped = consolidation(source, config)
+    losses = [whole.step() for _ in range(whole.steps)]
+    for _ in range(2):
+        stopped.step()
+    arrays, meta = stopped.state()
+    taken_up = consolidation(source, config)
+    taken_up.restore(arrays, json.loads(json.dumps(meta)))
+    assert [taken_up.step() for _ in range(taken_up.steps - 2)] == losses[2:]
+    weights = whole.encoder().weights()
+    assert not any("lora" in name or "ia3" in name for name in weights)
+    theirs = taken_up.encoder().encode(TEXTS)
+    np.testing.assert_array_equal(theirs, whole.encoder().encode(TEXTS))
+    assert not np.array_equal(theirs, source.encode(TEXTS))
+
+
+def test_what_cannot_be_consolidated_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="blend 0: over 0 to 1"):
+        ConsolidationConfig(blend=0)
+    with pytest.raises(ValueError, match="would train nothing"):
+        ConsolidationConfig(tuning=TuningConfig(method="frozen"))
+    with pytest.raises(ValueError, match="an adaptation trains the full encoder"):
+        ConsolidationConfig(tuning=TuningConfig(method="lora"), adapt_epochs=1)
