@@ -17,7 +17,6 @@ from learners.tasks import task_kind
 from learners.tuning import Tuning, TuningConfig
 from schemas.errors import CheckpointError
 from tests.learning import frozen_encoder
-from tests.small import small_encoder
 
 __all__ = ["frozen_encoder"]
 
@@ -156,9 +155,9 @@ def test_the_encoder_that_is_given_lies_between_the_pretrained_and_the_trained_o
 
 @pytest.mark.parametrize("method", ["lora", "adalora", "ia3", "prompt", "prefix"])
 def test_a_part_of_the_encoder_is_trained_given_merged_and_taken_up(
-    method: Tuning,
+    method: Tuning, frozen_encoder: Encoder
 ) -> None:
-    source = small_encoder()
+    source = frozen_encoder
     config = replace(CONFIG, tuning=TuningConfig(method=method, rank=2, virtual_tokens=2))
     whole = consolidation(source, config)
     stopped = consolidation(source, config)
