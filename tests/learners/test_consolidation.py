@@ -17,6 +17,7 @@ from learners.tasks import task_kind
 from learners.tuning import Tuning, TuningConfig
 from schemas.errors import CheckpointError
 from tests.learning import frozen_encoder
+from tests.small import small_encoder
 
 __all__ = ["frozen_encoder"]
 
