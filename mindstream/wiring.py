@@ -278,7 +278,11 @@ def _run_serve(settings: Settings) -> None:
     registry = Registry(settings.store_url)
     # Loaded now, not when the first release comes: that one then answers within milliseconds.
     encoder = load_encoder(settings)
-    encoders = EncoderCache(device=settings.model.device, precision=encoder.precision)
+    encoders = EncoderCache(
+        device=settings.model.device,
+        precision=encoder.precision,
+        encoders=len(settings.tasks) + 1,  # one each after their consolidations, and the next one
+    )
     encoders.preload(encoder)
     releases = Releases(
         lambda release: ReleasedModel.load(release, registry, encoders=encoders),
