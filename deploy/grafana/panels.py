@@ -304,12 +304,6 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (_gauge("consolidation_seconds"),),
         ),
         Panel(
-            "Rows of a consolidation",
-            "What the last one read, what rules for the data did, and what the encoder trained on.",
-            "short",
-            (_gauge("consolidation_rows", "{{task}} {{what}}", by="task, what"),),
-        ),
-        Panel(
             "Age of the checkpoint",
             "What a crash of the learner would read again.",
             "s",
@@ -340,9 +334,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Replay memory, rows",
-            "Rows that train, and rows kept for the gate.",
+            "Rows that train, rows kept for the gate, and what the last consolidation made of them.",
             "short",
-            (_gauge("replay_rows", "{{task}} {{part}}", by="task, part"),),
+            (
+                _gauge("replay_rows", "{{task}} {{part}}", by="task, part"),
+                _gauge("consolidation_rows", "{{task}} consolidation: {{what}}", by="task, what"),
+            ),
         ),
         Panel(
             "Replay memory, bytes", "Text and labels in Redis.", "bytes", (_gauge("replay_bytes"),)

@@ -232,7 +232,7 @@ class Adaptation:
             loss = self._objective.loss(token_ids, generator=generator)
             if not torch.isfinite(loss):
                 raise EncoderError(
-                    f"the loss of step {self.done + 1} is {float(loss)}: training stopped"
+                    f"the loss of step {self.done + 1} is {float(loss.detach())}: training stopped"
                 )
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
