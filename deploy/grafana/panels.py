@@ -334,7 +334,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Replay memory, rows",
-            "Rows that train, rows kept for the gate, and what the last consolidation made of them.",
+            "Rows that train, rows kept for the gate, and those of the last consolidation.",
             "short",
             (
                 _gauge("replay_rows", "{{task}} {{part}}", by="task, part"),
