@@ -45,8 +45,10 @@ from schemas.fields import Label
 
 PIECE_ROWS = 256  # encoded between two looks at whether the work was stopped
 CLEANING = CleaningConfig(markup=True, control=True, normal_form=True, white_space=True)
-# The ridge's own errors are below zero too: they go with the wrong labels.
-NOISE = LabelNoiseConfig(quantile=0.4, most_margin=0.0, least_rows=50)
+# The ridge's own errors are below zero too, and mostly just below. With 30 % wrong labels in
+# Banking77, this margin finds 98 % of them and takes 4 % of the right ones along; without wrong
+# labels 5 % of all rows. A margin of 0 would take 11 % and 10 %.
+NOISE = LabelNoiseConfig(quantile=0.4, most_margin=-0.1, least_rows=50)
 
 Reword = Callable[[str], Iterable[str]]
 """What `back_translate` names: a text in, other wordings of it out."""
