@@ -391,6 +391,7 @@ def main(arguments: Sequence[str]) -> int:
         joint=not chosen.no_joint,
         rules=chosen.rules,
     )
+    about = {"machine": machine(), "precision": "fp32", "revision": revision()}  # as imported
     outcomes: list[Outcome] = []
     try:
         for name in chosen.data_set:
@@ -399,7 +400,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     Console(width=140).print(table(outcomes))
-    about = {"machine": machine(), "precision": "fp32", "revision": revision()}
     results = msgspec.to_builtins(outcomes)
     print(json.dumps({"benchmark": "consolidate", **about, "results": results}))
     return 0
