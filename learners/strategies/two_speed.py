@@ -328,8 +328,7 @@ class TwoSpeed:
         arrays = {**arrays, **windows}
         tensors = {f"head.{name}": torch.from_numpy(np.asarray(a)) for name, a in arrays.items()}
         if self.encoder.space_id != self.pretrained.space_id:  # consolidated: nobody else has it
-            weights = self.encoder.module.backbone.state_dict()
-            tensors |= {f"encoder.{name}": t.detach().cpu() for name, t in weights.items()}
+            tensors |= {f"encoder.{name}": t for name, t in self.encoder.weights().items()}
         return (
             tensors,
             {

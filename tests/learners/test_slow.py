@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +20,7 @@ from learners.loop import Learner
 from learners.rehearsal import ReplayRow
 from learners.slow import DroppedError, SlowHalf, summed_rows
 from learners.strategies.two_speed import TwoSpeed
+from learners.tuning import Tuning, TuningConfig
 from schemas import Example
 from tests.learning import example
 from tests.small import small_learner
@@ -179,6 +182,27 @@ def test_what_the_gate_refuses_leaves_the_learner_as_it_was() -> None:
         for name in before.arrays
     )
     assert learner.listeners == []
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prefix"])
+def test_whatever_of_the_encoder_was_trained_is_in_the_learner_s_state(method: Tuning) -> None:
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    learner.learn(stream(0, 16))
+    memory.offer([row(one) for one in stream(0, 16)])
+    config = replace(CONFIG, tuning=TuningConfig(method=method, rank=2, virtual_tokens=2))
+    work = SlowHalf(learner, memory, config=config, rules=GateRules(), held_out_rows=50)
+    work.run()
+    assert work.finish().accepted
+    heir = small_learner("two-speed", held_out_share=0.0)
+    heir.restore(learner.state())
+    texts = ["the red cup", "a new car"]
+    np.testing.assert_array_equal(
+        heir.strategy.encoder.encode(texts), learner.strategy.encoder.encode(texts)
+    )
+    assert heir.strategy.encoder.space_id == learner.strategy.encoder.space_id
+    for one in (learner, heir):
+        one.learn(stream(16, 4))
+    assert torch.equal(heir.state().arrays["head.sums"], learner.state().arrays["head.sums"])
 
 
 def test_a_run_that_is_stopped_ends_and_leaves_the_learner_as_it_was() -> None:
