@@ -70,6 +70,7 @@ class GateRules:
         min_label_rows: a label with fewer held-out rows is not judged by itself.
         min_rows: with fewer held-out rows in all, nothing is judged; with fewer than twice as many,
             neither the oldest nor the newest.
+        unjudged: whether a challenger passes where nothing is judged.
     """
 
     margin: float = 0.01
@@ -78,6 +79,7 @@ class GateRules:
     calibration_loss: float = 0.05
     min_label_rows: int = 5
     min_rows: int = 20
+    unjudged: bool = True
 
 
 CALIBRATION_BINS = 15  # as Guo et al., ICML 2017
@@ -233,9 +235,10 @@ def _decide(losses: _Losses, labels: Sequence[str], rules: GateRules) -> tuple[b
             f"agreement {overall}"
         )
     if overall.rows < rules.min_rows:
-        return True, (
-            f"accepted without a judgement: {overall.rows} held-out rows, {rules.min_rows} are "
-            f"needed (agreement {overall.ours:.3f} after {overall.theirs:.3f})"
+        return rules.unjudged, (
+            f"{'accepted' if rules.unjudged else 'refused'} without a judgement: {overall.rows} "
+            f"held-out rows, {rules.min_rows} are needed "
+            f"(agreement {overall.ours:.3f} after {overall.theirs:.3f})"
         )
     refused = _refusal(losses, rules)
     if refused is not None:

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 
@@ -181,7 +181,8 @@ def make_consolidators(
                 learner,
                 memories[name],
                 config=config,
-                rules=gate_rules(settings),
+                # Else the learner might go on with what it then may not release.
+                rules=replace(gate_rules(settings), unjudged=False),
                 held_out_rows=settings.replay.held_out_rows,
                 curation=curation,
                 unlabelled=partial(unlabelled.read, name),

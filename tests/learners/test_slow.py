@@ -184,6 +184,28 @@ def test_what_the_gate_refuses_leaves_the_learner_as_it_was() -> None:
     assert learner.listeners == []
 
 
+def test_what_cannot_be_judged_is_not_taken_on_a_live_stream() -> None:
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    learner.learn(stream(0, 24))
+    few = [row(one, held_out=True) for one in stream(100, 5)]
+    memory.offer([row(one) for one in stream(0, 24)] + few)
+    strategy = learner.strategy
+    for unjudged in (False, True):
+        work = SlowHalf(
+            learner,
+            memory,
+            config=CONFIG,
+            rules=GateRules(unjudged=unjudged),
+            held_out_rows=50,
+        )
+        work.run()
+        report = work.finish()
+        assert report.accepted == unjudged
+        assert (learner.strategy is strategy) == (not unjudged)
+        said = "accepted" if unjudged else "refused"
+        assert report.reason.startswith(f"{said} without a judgement: 5 held-out rows, 20 are")
+
+
 @pytest.mark.parametrize("method", ["full", "lora", "prefix"])
 def test_whatever_of_the_encoder_was_trained_is_in_the_learner_s_state(method: Tuning) -> None:
     learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
