@@ -12,8 +12,9 @@ from mindstream.embedded.lifeline import is_alive
 from tests.mindstream.processes import runs, within
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from mindstream.supervisor import RoleProcess, Supervisor
 names = ["ingest", "learn"]
 program = "import time; time.sleep(600)"
