@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,60 +35,18 @@ from benchmarks.bars import bar
 from benchmarks.data import DEFAULT_FOLDER, OUT_OF_SCOPE, DataError, Row, cut_down, read
 from benchmarks.features import KeptFeatures
 from benchmarks.results import CACHE, machine, revision
+from benchmarks.sets import DATA, DataSet
 from learners.consolidation import Consolidation, ConsolidationConfig
 from learners.curation import DataRules
 from learners.data.adversarial import ADVERSARIES
 from learners.library import Learner
 from learners.localmemory import LocalMemory
-from learners.model import DEFAULT_BACKBONE, Encoder
+from learners.model import Encoder
 from learners.strategies.base import Rests
 from learners.tasks import task_kind
 from schemas.fields import Label
 
 MAX_TOKENS = 128
-CHINESE = DEFAULT_FOLDER.parent / "models" / "bge-small-zh-v1.5"
-
-
-@dataclass(frozen=True, slots=True)
-class DataSet:
-    """What is learned.
-
-    Attributes:
-        files: below the folder of data sets.
-        kind: of the task.
-        order: of the training rows: `classes` (new labels come in seven parts), `shuffled`,
-            `domains` (one after the other) or `file` (which is that of time).
-        backbone: name or folder.
-        rows: training rows at most, the first in stream order; 0: all.
-        wrong: share of training rows whose label is another one, drawn at random.
-        few: labelled training rows of each label, the others come without; 0: all are labelled.
-    """
-
-    files: tuple[str, ...]
-    kind: str
-    order: str
-    backbone: str = DEFAULT_BACKBONE
-    rows: int = 0
-    wrong: float = 0.0
-    few: int = 0
-
-
-DATA = {
-    "banking77": DataSet(("banking77/data",), "classify", "classes"),
-    "noise30": DataSet(("banking77/data",), "classify", "shuffled", wrong=0.3),
-    "banking77-few": DataSet(("banking77/data",), "classify", "shuffled", few=10),
-    "clinc150": DataSet(("clinc150/data",), "classify", "domains"),
-    "airline": DataSet(("airline_tweets/data",), "classify", "file"),
-    "phrasebank": DataSet(("financial_phrasebank/data",), "classify", "shuffled"),
-    "zh_reviews": DataSet(("zh_reviews/data",), "classify", "shuffled", str(CHINESE)),
-    "nlupp": DataSet(("nlupp/data",), "multilabel", "shuffled"),
-    "shift5": DataSet(
-        tuple(f"shift5/{name}" for name in ("yelp", "agnews", "dbpedia", "amazon", "yahoo2")),
-        "classify",
-        "domains",
-    ),
-}
-
 
 # What `--with` may name: rules for the rows, and changes to the training.
 RULES: dict[str, dict[str, Any]] = {
