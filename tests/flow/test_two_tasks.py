@@ -20,6 +20,7 @@ from learners.tasks import task_kind
 from mindstream.clients import make_join, make_memory
 from mindstream.embedded.kafka import EmbeddedKafka
 from schemas import Interaction, Prediction, codec
+from streams.learn import IDLE_S
 from streams.topics import TABLE, Topics
 from tests.deployment import running
 
@@ -73,6 +74,12 @@ def send(
     producer.close()
 
 
+def rested(registry: Registry) -> bool:
+    """Say whether idle time was used: all features were solved, that was released, and no more."""
+    ages = [datetime.now(UTC) - registry.releases(task)[0].time for task in TASKS]
+    return min(ages).total_seconds() > 3 * IDLE_S
+
+
 def test_two_tasks_share_a_deployment_and_nothing_else(redis_server: str, tmp_path: Path) -> None:
     topics = Topics("two")
     with EmbeddedKafka({topics.full(row.name): 4 for row in TABLE}) as cluster:
@@ -122,6 +129,7 @@ def test_two_tasks_share_a_deployment_and_nothing_else(redis_server: str, tmp_pa
                 timeout_s=60,
             )
             deployment.wait("released", lambda: all(map(learned, TASKS)), timeout_s=120)
+            deployment.wait("rested", lambda: rested(registry), timeout_s=120)
             deployment.wait("scored", scored, timeout_s=60)
             predictions = [
                 codec.decode(Prediction, value)
