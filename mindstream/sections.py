@@ -330,6 +330,13 @@ class ServeSettings(Section):
     batch_rows: int = Field(256, ge=1, le=65_536, description="records taken at once, at most")
     max_tokens: int = Field(8_192, ge=128, description="tokens of one forward pass, at most")
     max_wait_s: float = Field(0.02, ge=0, description="longest wait for a batch to fill, seconds")
+    pass_rows: int = Field(64, ge=1, le=4_096, description="rows of one forward pass, at most")
+    max_queued: int = Field(
+        1_024, ge=1, description="rows of callers that may wait for the model; more are refused"
+    )
+    remembered: int = Field(
+        4_096, ge=0, description="texts whose features and answers are kept in case they come again"
+    )
     top: int = Field(3, ge=1, le=16, description="labels named in a prediction")
 
 

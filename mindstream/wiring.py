@@ -264,13 +264,14 @@ def _run_serve(settings: Settings) -> None:
     from learners.registry import Registry
     from learners.released import EncoderCache, ReleasedModel
     from learners.tasks import task_kind
+    from serving.batcher import MicroBatcher
     from serving.metrics import Metrics
     from serving.predictor import Predictor
     from serving.releases import Releases
     from streams.app import run_worker
     from streams.flow import serve_flow
     from streams.models import ModelsReader
-    from streams.serve import Serve
+    from streams.serve import Serve, pass_observer
 
     set_threads(settings)
     metrics = Metrics(CollectorRegistry())
@@ -291,15 +292,25 @@ def _run_serve(settings: Settings) -> None:
         tasks=frozenset(settings.tasks),
     )
     app = make_app(settings, "serve", port=settings.serve.port)
+    predictor = Predictor(
+        {name: task_kind(task.kind) for name, task in settings.tasks.items()},
+        top=settings.serve.top,
+        max_tokens=settings.serve.max_tokens,
+        remembered=settings.serve.remembered,
+        now=utc_now,
+        monotonic_s=time.monotonic,
+    )
+    batcher = MicroBatcher(
+        predictor,
+        releases.current,
+        max_rows=settings.serve.pass_rows,
+        max_tokens=settings.serve.max_tokens,
+        max_queued=settings.serve.max_queued,
+        observe=pass_observer(metrics),
+    )
     serve = Serve(
         topics=topics,
-        predictor=Predictor(
-            {name: task_kind(task.kind) for name, task in settings.tasks.items()},
-            top=settings.serve.top,
-            max_tokens=settings.serve.max_tokens,
-            now=utc_now,
-            monotonic_s=time.monotonic,
-        ),
+        batcher=batcher,
         releases=releases,
         metrics=metrics,
         limits=_limits(settings),

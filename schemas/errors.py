@@ -14,6 +14,7 @@
     ├── ReleaseError           a release is missing, damaged or refused
     ├── CheckpointError        a checkpoint cannot be written, read or trusted
     ├── FencedError            another learner has taken over
+    ├── OverloadError          more is asked than can be answered: ask again later
     ├── EncoderError           a backbone cannot be loaded or used
     └── EmbeddedError          an embedded or local service did not start, or died
 
@@ -87,6 +88,18 @@ class CheckpointError(MindstreamError):
 
 class FencedError(MindstreamError):
     """Raised when another learner has taken over and this one must stop writing."""
+
+
+class OverloadError(MindstreamError):
+    """Raised when too much waits for the model already: nothing was taken.
+
+    Attributes:
+        retry_after_s: when it is worth asking again, seconds from now.
+    """
+
+    def __init__(self, reason: str, *, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
 
 
 class EncoderError(MindstreamError):

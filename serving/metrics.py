@@ -92,6 +92,8 @@ TABLE: tuple[Metric, ...] = (
         LATENCY_S,
     ),
     _histogram("prediction_batch_rows", "rows", (), "Interactions answered together.", BATCH_ROWS),
+    _histogram("prediction_batch_seconds", "seconds", (), "Computing one micro-batch.", LATENCY_S),
+    _gauge("prediction_queue_rows", "rows", (), "Interactions that wait for the model."),
     _gauge("release_info", "1", ("task", "version"), "1 for the release that serves."),
     _gauge("release_timestamp_seconds", "seconds since 1970", TASK, "When the release was made."),
     _counter("release_swaps_total", "releases", TASK, "Releases swapped in by this server."),
@@ -207,6 +209,8 @@ class Metrics:
     predictions_total: Counter
     prediction_latency_seconds: Histogram
     prediction_batch_rows: Histogram
+    prediction_batch_seconds: Histogram
+    prediction_queue_rows: Gauge
     release_info: Gauge
     release_timestamp_seconds: Gauge
     release_swaps_total: Counter

@@ -1,7 +1,7 @@
-"""Interactions to predictions: features once per encoder, a head per task.
+"""Interactions to predictions: features once per encoder and text, a head per task.
 
-Owns what a prediction says and that one bad row harms no other; must not know topics, batching in
-time or how releases change.
+Owns what a prediction says, what of it may be remembered, and that one bad row harms no other; must
+not know topics, batching in time or how releases change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 
 from schemas import Interaction, Prediction, Scored
 from schemas.errors import MessageError
-from serving.batcher import plan
+from serving.planning import plan
+from serving.recent import Recent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 MAX_TOP = 16  # what the contract holds
 MAX_TOKENS = 8_192
+REMEMBERED = 4_096
+
+# Space id of an encoder, texts, and their features, float32 [texts, width].
+Keep = Callable[[str, Sequence[str], "NDArray[np.float32]"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +50,25 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    place: int
-    text: str
-    model: ReleasedModel
+class Question:
+    """An interaction as a model reads it.
+
+    Attributes:
+        asked: the interaction and when it came.
+        text: what the model reads; None where it cannot be answered: an unknown task, or nothing
+            that the task's kind can read.
+        encoder: whose tokenizer made the tokens; None where the task has no release.
+        tokens: ids, special ones included; empty where there is no encoder.
+    """
+
+    asked: Asked
+    text: str | None = None
+    encoder: Encoder | None = None
+    tokens: tuple[int, ...] = ()
 
 
 class Predictor:
-    """Answers batches. Stateless but for its settings; safe on any one thread at a time.
+    """Answers batches. `prepare` and `remembered` may run in any thread, `decide` in one at a time.
 
     Args:
         kinds: the kind of each task of this deployment.
@@ -61,9 +77,13 @@ class Predictor:
         monotonic_s: the clock of durations, seconds.
         max_tokens: padded tokens of one forward pass, at most; at least 1. A longer text goes
             alone. The encoder's own bound holds too.
+        remembered: texts whose features, and texts whose answers by a release, are kept in case
+            they come again; 0 keeps none.
+        keep: told the features that were computed, of texts that may be learned from; must return
+            at once.
 
     Raises:
-        ValueError: top is out of range.
+        ValueError: top or remembered is out of range.
     """
 
     def __init__(
@@ -74,6 +94,8 @@ class Predictor:
         now: Callable[[], datetime],
         monotonic_s: Callable[[], float],
         max_tokens: int = MAX_TOKENS,
+        remembered: int = REMEMBERED,
+        keep: Keep | None = None,
     ) -> None:
         if not 1 <= top <= MAX_TOP:
             raise ValueError(f"top is {top}: it must be 1 to {MAX_TOP}")
@@ -82,6 +104,11 @@ class Predictor:
         self._now = now
         self._monotonic_s = monotonic_s
         self._max_tokens = max_tokens
+        self._keep = keep
+        self._answers: Recent[tuple[str, str, str], Decision] = Recent(remembered)
+        self._features: Recent[tuple[str, tuple[int, ...]], NDArray[np.float32]] = Recent(
+            remembered
+        )
 
     def answer(
         self, batch: Sequence[Asked], models: Mapping[str, ReleasedModel]
@@ -96,84 +123,169 @@ class Predictor:
             One answer a row: `no-release` where the task has no model yet, None where the
             interaction cannot be answered at all (unknown task, nothing its kind can read).
         """
-        rows, silent = self._rows(batch, models)
-        decisions = self._decide(rows)
-        now, now_s = self._now(), self._monotonic_s()
-        answers: list[Prediction | None] = [None] * len(batch)
-        for place in silent:
-            asked = batch[place]
-            answers[place] = Prediction(
-                interaction=asked.interaction.id,
-                task=asked.interaction.task,
-                time=now,
-                status="no-release",
-                latency_s=max(0.0, now_s - asked.arrived_s),
-            )
-        for row, decision in decisions:
-            asked, release = batch[row.place], row.model.release
-            answers[row.place] = Prediction(
-                interaction=asked.interaction.id,
-                task=asked.interaction.task,
-                time=now,
-                status="ok",
-                label=decision.label,
-                score=_unit(decision.score),
-                top=tuple(Scored(label=label, score=_unit(score)) for label, score in decision.top),
-                unknown=None if decision.unknown is None else _unit(decision.unknown),
-                release=release.version,
-                # Another machine's clock made the release: never let its skew show as less than 0.
-                release_age_s=max(0.0, (now - release.time).total_seconds()),
-                latency_s=max(0.0, now_s - asked.arrived_s),
-            )
+        return self.decide(self.prepare(batch, models), models)
+
+    def prepare(
+        self, batch: Sequence[Asked], models: Mapping[str, ReleasedModel]
+    ) -> list[Question]:
+        """Do all that needs no model's weights: read the texts and cut them into tokens.
+
+        Args:
+            batch: any tasks, in any order.
+            models: whose tokenizers are used; `decide` may be given later ones.
+        """
+        texts = [self._text(asked.interaction) for asked in batch]
+        by_encoder: dict[int, list[int]] = {}
+        for place, asked in enumerate(batch):
+            model = models.get(asked.interaction.task)
+            if model is not None and texts[place] is not None:
+                by_encoder.setdefault(id(model.encoder), []).append(place)
+        questions = [Question(asked, text) for asked, text in zip(batch, texts, strict=True)]
+        for places in by_encoder.values():
+            encoder = models[batch[places[0]].interaction.task].encoder
+            tokens = encoder.tokenize([texts[place] or "" for place in places])
+            for place, ids in zip(places, tokens, strict=True):
+                questions[place] = Question(batch[place], texts[place], encoder, tuple(ids))
+        return questions
+
+    def remembered(self, asked: Asked, models: Mapping[str, ReleasedModel]) -> Prediction | None:
+        """Give an answer that needs no computing: the same text was answered by this release."""
+        model = models.get(asked.interaction.task)
+        text = self._text(asked.interaction)
+        if model is None or text is None:
+            return None
+        decision = self._answers.get(_key(model, text))
+        return None if decision is None else self._said(asked, model, decision)
+
+    def decide(
+        self, questions: Sequence[Question], models: Mapping[str, ReleasedModel]
+    ) -> list[Prediction | None]:
+        """Answer what `prepare` gave; see `answer`."""
+        answers: list[Prediction | None] = [None] * len(questions)
+        by_encoder: dict[int, list[int]] = {}  # by identity: tasks that share one hold the same
+        for place, question in enumerate(questions):
+            if question.text is None:
+                continue
+            model = models.get(question.asked.interaction.task)
+            if model is None:
+                answers[place] = self._silent(question.asked)
+            else:
+                by_encoder.setdefault(id(model.encoder), []).append(place)
+        for places in by_encoder.values():
+            for place, model, decision in self._decided(questions, places, models):
+                answers[place] = self._said(questions[place].asked, model, decision)
         return answers
 
-    def _rows(
-        self, batch: Sequence[Asked], models: Mapping[str, ReleasedModel]
-    ) -> tuple[list[_Row], list[int]]:
-        """Split a batch into rows to compute and places of tasks without a release."""
-        rows: list[_Row] = []
-        silent: list[int] = []
-        for place, asked in enumerate(batch):
-            interaction = asked.interaction
-            kind = self._kinds.get(interaction.task)
-            if kind is None:
-                continue
-            try:
-                text = kind.input_text(interaction.text, interaction.features)
-            except MessageError:
-                continue
-            model = models.get(interaction.task)
-            if model is None:
-                silent.append(place)
-            else:
-                rows.append(_Row(place, text, model))
-        return rows, silent
+    def _text(self, interaction: Interaction) -> str | None:
+        kind = self._kinds.get(interaction.task)
+        if kind is None:
+            return None
+        try:
+            return kind.input_text(interaction.text, interaction.features)
+        except MessageError:
+            return None
 
-    def _decide(self, rows: list[_Row]) -> list[tuple[_Row, Decision]]:
-        """Run each encoder on all its rows at once, then each task's head on its own rows."""
-        by_encoder: dict[int, list[_Row]] = {}  # by identity: tasks that share one hold the same
-        for row in rows:
-            by_encoder.setdefault(id(row.model.encoder), []).append(row)
-        decided: list[tuple[_Row, Decision]] = []
-        for mine in by_encoder.values():
-            encoder = mine[0].model.encoder
-            features = self._features(encoder, [row.text for row in mine])
-            by_model: dict[int, list[int]] = {}
-            for index, row in enumerate(mine):
-                by_model.setdefault(id(row.model), []).append(index)
-            for indices in by_model.values():
-                model = mine[indices[0]].model
-                decisions = model.decide(features[indices], top=self._top)
-                decided += zip([mine[index] for index in indices], decisions, strict=True)
+    def _decided(
+        self,
+        questions: Sequence[Question],
+        places: Sequence[int],
+        models: Mapping[str, ReleasedModel],
+    ) -> list[tuple[int, ReleasedModel, Decision]]:
+        """Run one encoder on what is new of its rows, then each task's head on its own rows."""
+        decided: list[tuple[int, ReleasedModel, Decision]] = []
+        by_task: dict[str, list[int]] = {}
+        for place in places:
+            model = models[questions[place].asked.interaction.task]
+            known = self._answers.get(_key(model, questions[place].text or ""))
+            if known is not None:
+                decided.append((place, model, known))
+            else:
+                by_task.setdefault(questions[place].asked.interaction.task, []).append(place)
+        fresh = [place for mine in by_task.values() for place in mine]
+        if not fresh:
+            return decided
+        encoder = models[questions[fresh[0]].asked.interaction.task].encoder
+        rows = iter(self._encode(encoder, [questions[place] for place in fresh]))
+        for task, mine in by_task.items():
+            model = models[task]
+            features = np.stack([next(rows) for _ in mine])
+            for place, decision in zip(mine, model.decide(features, top=self._top), strict=True):
+                self._answers.put(_key(model, questions[place].text or ""), decision)
+                decided.append((place, model, decision))
         return decided
 
-    def _features(self, encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
-        """Encode texts in passes of at most `max_tokens`: float32 [rows, width], input order."""
-        tokens = encoder.tokenize(texts)
-        features = np.empty((len(texts), encoder.width), dtype=np.float32)
-        for rows in plan([len(ids) for ids in tokens], len(texts), self._max_tokens):
-            features[rows] = encoder.encode_tokens([tokens[row] for row in rows])
-        return features
+    def _encode(self, encoder: Encoder, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+        """Give the features of every question, float32 [width] each; the same text only once."""
+        if any(question.encoder is not encoder for question in questions):  # swapped in between
+            ids = encoder.tokenize([question.text or "" for question in questions])
+            tokens = [tuple(row) for row in ids]
+        else:
+            tokens = [question.tokens for question in questions]
+        space = encoder.space_id
+        found = {row: self._features.get((space, row)) for row in tokens}
+        missing = [row for row, features in found.items() if features is None]
+        for rows in plan([len(row) for row in missing], max(1, len(missing)), self._max_tokens):
+            encoded = encoder.encode_tokens([missing[row] for row in rows])
+            for row, features in zip(rows, encoded, strict=True):
+                found[missing[row]] = features
+                self._features.put((space, missing[row]), features.copy())
+        if self._keep is not None and missing:
+            self._offer(space, questions, tokens, found, set(missing))
+        return [_present(found[row]) for row in tokens]
+
+    def _offer(
+        self,
+        space: str,
+        questions: Sequence[Question],
+        tokens: Sequence[tuple[int, ...]],
+        found: Mapping[tuple[int, ...], NDArray[np.float32] | None],
+        computed: set[tuple[int, ...]],
+    ) -> None:
+        """Hand on what was computed of texts that may be learned from."""
+        texts = {
+            question.text or "": row
+            for question, row in zip(questions, tokens, strict=True)
+            if row in computed and question.asked.interaction.consent
+        }
+        if texts and self._keep is not None:
+            self._keep(
+                space, list(texts), np.stack([_present(found[row]) for row in texts.values()])
+            )
+
+    def _silent(self, asked: Asked) -> Prediction:
+        return Prediction(
+            interaction=asked.interaction.id,
+            task=asked.interaction.task,
+            time=self._now(),
+            status="no-release",
+            latency_s=max(0.0, self._monotonic_s() - asked.arrived_s),
+        )
+
+    def _said(self, asked: Asked, model: ReleasedModel, decision: Decision) -> Prediction:
+        now = self._now()
+        return Prediction(
+            interaction=asked.interaction.id,
+            task=asked.interaction.task,
+            time=now,
+            status="ok",
+            label=decision.label,
+            score=_unit(decision.score),
+            top=tuple(Scored(label=label, score=_unit(score)) for label, score in decision.top),
+            unknown=None if decision.unknown is None else _unit(decision.unknown),
+            release=model.release.version,
+            # Another machine's clock made the release: never let its skew show as less than 0.
+            release_age_s=max(0.0, (now - model.release.time).total_seconds()),
+            latency_s=max(0.0, self._monotonic_s() - asked.arrived_s),
+        )
+
+
+def _key(model: ReleasedModel, text: str) -> tuple[str, str, str]:
+    return model.release.task, model.release.version, text
+
+
+def _present(features: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    assert features is not None  # every row was found or encoded
+    return features
 
 
 def _unit(score: float) -> float:

@@ -14,13 +14,14 @@ from prometheus_client import CollectorRegistry
 from learners.released import EncoderCache, ReleasedModel
 from learners.tasks import task_kind
 from schemas import Interaction, ModelRelease, Prediction
+from serving.batcher import MicroBatcher
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.predictor import Predictor
 from serving.releases import Releases
 from streams.decoding import Limits
 from streams.flow import serve_flow
 from streams.models import ModelsReader
-from streams.serve import Serve
+from streams.serve import Serve, pass_observer
 from streams.topics import Topics
 from tests.flow.conftest import Launch, Wire, eventually
 from tests.foundry import Foundry, interaction
@@ -74,10 +75,12 @@ def server(wire: Wire, foundry: Foundry, request: pytest.FixtureRequest) -> Iter
     reader = ModelsReader(wire.consumer, topic=topics.models, releases=releases, metrics=metrics)
     kinds = {"intents": task_kind("classify"), "topics": task_kind("multilabel")}
     predictor = Predictor(kinds, top=2, now=now, monotonic_s=time.monotonic)
+    batcher = MicroBatcher(predictor, releases.current, observe=pass_observer(metrics))
     serve = Serve(
-        topics=topics, predictor=predictor, releases=releases, metrics=metrics, limits=Limits()
+        topics=topics, batcher=batcher, releases=releases, metrics=metrics, limits=Limits()
     )
     yield Server(wire, topics, metrics, releases, reader, serve)
+    batcher.close()
     reader.stop()
     releases.close()
 

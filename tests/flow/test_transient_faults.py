@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from learners.tasks import task_kind
 from schemas import DriftSignal, Example, Prediction, codec
 from schemas.codec import Contract
+from serving.batcher import MicroBatcher
 from serving.drift import Adwin
 from serving.metrics import Metrics
 from serving.pairing import Pairing
@@ -55,7 +56,7 @@ async def _done() -> None:
 
 def records(topic: str, messages: list[Contract]) -> list[Record]:
     return [
-        Record(topic, 0, offset, None, codec.encode(message), (), THEN)
+        Record(topic, 0, offset, None, codec.encode(message), (), 0)
         for offset, message in enumerate(messages)
     ]
 
@@ -87,8 +88,9 @@ async def test_predictions_that_could_not_be_sent_are_made_again_and_counted_onc
     predictor = Predictor(
         {"intents": task_kind("classify")}, top=1, now=lambda: THEN, monotonic_s=lambda: 0.0
     )
+    batcher = MicroBatcher(predictor, releases.current)
     serve = Serve(
-        topics=TOPICS, predictor=predictor, releases=releases, metrics=metrics, limits=Limits()
+        topics=TOPICS, batcher=batcher, releases=releases, metrics=metrics, limits=Limits()
     )
     app = FlakyApp(refuses=1)
     batch = records(TOPICS.interactions, [interaction(str(number)) for number in range(3)])

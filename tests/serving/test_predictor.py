@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -142,7 +143,10 @@ def test_tasks_over_one_encoder_share_one_forward_pass(
         for release in (foundry.release(), foundry.release("topics", "multilabel", TOPICS))
     }
     batch = [
-        Asked(interaction(str(number), task=("intents", "topics")[number % 2]), 107.0)
+        Asked(
+            interaction(str(number), f"parcel {number}", task=("intents", "topics")[number % 2]),
+            107.0,
+        )
         for number in range(20)
     ]
     with forward_passes(models["intents"].encoder) as passes:
@@ -168,7 +172,7 @@ def test_no_pass_has_more_padded_tokens_than_allowed_and_the_answers_are_the_sam
     )
     answers = bounded.answer(batch, {"intents": model})
     hook.remove()
-    assert sum(rows for rows, _ in shapes) == len(texts)
+    assert sum(rows for rows, _ in shapes) == len(set(texts))
     assert all(rows == 1 or rows * width <= max_tokens for rows, width in shapes)
     expected = predictor().answer(batch, {"intents": model})
     for answer, other in zip(answers, expected, strict=True):
@@ -176,6 +180,68 @@ def test_no_pass_has_more_padded_tokens_than_allowed_and_the_answers_are_the_sam
         assert other is not None
         assert answer.label == other.label
         assert answer.score == pytest.approx(other.score, abs=1e-4)
+
+
+def test_a_text_that_comes_again_is_computed_once_and_answered_by_the_release_of_the_day(
+    foundry: Foundry, encoders: EncoderCache
+) -> None:
+    # Given two heads that name the same two labels otherwise
+    one = ReleasedModel.load(foundry.release(), foundry.registry, encoders=encoders)
+    rows = {"where is my parcel": "post", "my money back": "money"}
+    two = ReleasedModel.load(foundry.release(rows=rows), foundry.registry, encoders=encoders)
+    asking = predictor()
+    texts = ["where is my parcel", "Where is my PARCEL", "my money back", "where is my parcel"]
+    batch = [Asked(interaction(str(n), text), 107.0) for n, text in enumerate(texts)]
+
+    # When the same texts come under both, twice each
+    with forward_passes(one.encoder) as passes:
+        labels = [
+            [answer and answer.label for answer in asking.answer(batch, {"intents": model})]
+            for model in (one, two, one, two)
+        ]
+    # Then the encoder saw each sequence of tokens once, and no answer is of the other release
+    assert passes == [2]
+    assert labels[0] == labels[2] == ["delivery", "delivery", "refund", "delivery"]
+    assert labels[1] == labels[3] == ["post", "post", "money", "post"]
+    again = asking.remembered(batch[0], {"intents": two})
+    assert again is not None
+    assert (again.label, again.release) == ("post", two.release.version)
+    assert asking.remembered(Asked(interaction("x", "new"), 0.0), {"intents": two}) is None
+
+
+def test_what_is_remembered_is_bounded_and_can_be_nothing(
+    foundry: Foundry, encoders: EncoderCache
+) -> None:
+    model = ReleasedModel.load(foundry.release(), foundry.registry, encoders=encoders)
+    batch = [Asked(interaction(str(n), f"parcel {n}"), 107.0) for n in range(6)]
+    for remembered, computed in ((0, 12), (3, 9), (6, 6)):
+        asking = Predictor(
+            KINDS, top=1, now=lambda: NOW, monotonic_s=lambda: 0.0, remembered=remembered
+        )
+        with forward_passes(model.encoder) as passes:
+            asking.answer(batch, {"intents": model})
+            asking.answer(batch, {"intents": model})
+        assert sum(passes) == computed
+
+
+def test_features_that_were_computed_are_handed_on_unless_consent_is_missing(
+    foundry: Foundry, encoders: EncoderCache
+) -> None:
+    model = ReleasedModel.load(foundry.release(), foundry.registry, encoders=encoders)
+    kept: list[tuple[str, list[str], tuple[int, ...]]] = []
+    asking = Predictor(
+        KINDS,
+        top=1,
+        now=lambda: NOW,
+        monotonic_s=lambda: 0.0,
+        keep=lambda space, texts, rows: kept.append((space, list(texts), rows.shape)),
+    )
+    private = msgspec.structs.replace(interaction("0", "my own affair"), consent=False)
+    batch = [Asked(private, 0.0), Asked(interaction("1"), 0.0), Asked(interaction("2"), 0.0)]
+    asking.answer(batch, {"intents": model})
+    asking.answer(batch, {"intents": model})
+    width = model.encoder.width
+    assert kept == [(model.encoder.space_id, ["where is my parcel"], (1, width))]
 
 
 def test_an_empty_batch_makes_no_pass(foundry: Foundry, encoders: EncoderCache) -> None:

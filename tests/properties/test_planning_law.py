@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.batcher import plan
+from serving.planning import plan
 
 
 @given(
