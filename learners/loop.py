@@ -129,6 +129,7 @@ class Learner:
             ),
             held_out=tuple(is_held_out(e.id, share=self.held_out_share) for e in examples),
             ids=tuple(e.id for e in examples),
+            texts=tuple(texts),
         )
 
     def _agreement(self, batch: MicroBatch, outcome: StepOutcome) -> tuple[int, float]:

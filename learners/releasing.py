@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from learners.gate import GateRules, judge
 from learners.heads.class_drift import WINDOW_ROWS
+from learners.kept import FeatureSource, NothingKept, features_of
 from learners.loop import Learner
 from learners.model import Encoder
 from learners.registry import Registry
@@ -74,10 +75,12 @@ class FeatureCache:
 
     Args:
         rows: how many are kept at most.
+        shared: where features may be that were computed elsewhere.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, *, shared: FeatureSource) -> None:
         self.rows = rows
+        self._shared = shared
         self._kept: OrderedDict[tuple[str, str], npt.NDArray[np.float32]] = OrderedDict()
 
     def features(self, encoder: Encoder, rows: Sequence[HeldOutRow]) -> npt.NDArray[np.float32]:
@@ -85,7 +88,7 @@ class FeatureCache:
         space = encoder.space_id  # asked once: it looks at every weight's version
         missing = [row for row in rows if (space, row.id) not in self._kept]
         if missing:
-            encoded = encoder.encode([row.text for row in missing])
+            encoded = features_of(encoder, [row.text for row in missing], kept=self._shared)
             for row, features in zip(missing, encoded, strict=True):
                 self._kept[space, row.id] = features
         found = np.stack([self._kept[space, row.id] for row in rows])
@@ -106,6 +109,7 @@ class Releaser:
         rules: of the gate.
         rows: held-out rows that decide.
         keep: releases of the task that stay in the registry; a few more, between two clean-ups.
+        features: where features may be that were computed elsewhere.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Releaser:
         rules: GateRules,
         rows: int,
         keep: int,
+        features: FeatureSource | None = None,
     ) -> None:
         self.learner = learner
         self.registry = registry
@@ -126,7 +131,7 @@ class Releaser:
         self.keep = keep
         self.champion: ReleasedModel | None = None
         self.considered = -1  # examples learned when a candidate was last considered
-        self._features = FeatureCache(4 * rows)
+        self._features = FeatureCache(4 * rows, shared=features or NothingKept())
         self._encoders = EncoderCache()
         self._encoder_blobs: dict[str, Blob] | None = None
         self._shared: Encoder | None = None

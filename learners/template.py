@@ -42,6 +42,7 @@ class MicroBatch:
         previous: the label that each row's label corrects, or None.
         held_out: True for rows that must never train.
         ids: interaction ids.
+        texts: what was tokenised, one a row; none where nobody needs them.
     """
 
     packed: Tensor
@@ -49,6 +50,7 @@ class MicroBatch:
     previous: tuple[Label | None, ...]
     held_out: tuple[bool, ...]
     ids: tuple[str, ...]
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from learners.heads.base import ServedHead
 from learners.heads.choice import Metric
 from learners.heads.solves import Method
+from learners.kept import FeatureSource, NothingKept
 from learners.model import Encoder
 from learners.tasks.base import TaskKind
 from learners.template import MicroBatch
@@ -99,6 +100,7 @@ class StrategyConfig:
         plugin: `package.module:Class` of an Avalanche plugin, for the strategy `plugin`.
         plugin_arguments: what that class is built with.
         seed: of everything random.
+        features: where features of a frozen encoder may be kept.
     """
 
     kind: TaskKind
@@ -123,6 +125,7 @@ class StrategyConfig:
     plugin: str = ""
     plugin_arguments: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    features: FeatureSource = NothingKept()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from learners.heads.base import ServedHead
 from learners.heads.choice import HeadOptions
 from learners.heads.class_drift import ClassDrift
 from learners.heads.names import words_of
+from learners.kept import FeatureSource, features_of
 from learners.model import Encoder
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.template import MicroBatch, StreamTemplate
@@ -40,18 +41,28 @@ class FrozenFeatures(nn.Module):
 
     Args:
         encoder: answers int64 [rows, 2, tokens] with float32 [rows, width].
+        kept: where features of a text may be; those that are not there are kept from then on.
+
+    Attributes:
+        texts: of the rows that come next; none where they are not known.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, kept: FeatureSource) -> None:
         super().__init__()
         self._encoder = (encoder,)  # in a tuple: its parameters are not this module's
+        self._kept = kept
+        self.texts: Sequence[str] = ()
 
     def forward(self, packed: Tensor) -> Tensor:
         """Give the features of a packed batch, float32 [rows, width]."""
         (encoder,) = self._encoder
         lengths = packed[:, MASK].sum(dim=1).tolist()
         token_ids = [row[:n] for row, n in zip(packed[:, IDS].tolist(), lengths, strict=True)]
-        return torch.from_numpy(encoder.encode_tokens(token_ids))
+        if len(self.texts) != len(token_ids):
+            return torch.from_numpy(encoder.encode_tokens(token_ids))
+        return torch.from_numpy(
+            features_of(encoder, self.texts, kept=self._kept, token_ids=token_ids, keep=True)
+        )
 
 
 class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
@@ -67,6 +78,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         self.head = head
         self.kind = config.kind
         self.encoder = config.encoder
+        self.kept = config.features
         self.drift = ClassDrift(config.encoder.width)
         self.renewed: dict[str, int] = {}  # how often, by label
         self.watches_drift = config.kind.head_solver == "class-balanced"
@@ -124,7 +136,8 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         known = len(self.head.labels)
         labels = [self._rows(label) for _, label in rows]
         self._name(self.head.labels[known:], first_row=known)
-        return self.encoder.encode([text for text, _ in rows]), labels
+        texts = [text for text, _ in rows]
+        return features_of(self.encoder, texts, kept=self.kept), labels
 
     def declare(self, labels: Sequence[str]) -> None:
         """Let labels be said by their names alone, before they have any row."""
@@ -232,9 +245,10 @@ class TwoSpeed:
             ),
         )
         self._plugin = HeadUpdate(self._head, config)
+        self._frozen = FrozenFeatures(config.encoder, config.features)
         nothing = nn.Parameter(torch.zeros(0))
         self._template = StreamTemplate(
-            model=FrozenFeatures(config.encoder),
+            model=self._frozen,
             optimizer=torch.optim.SGD([nothing], lr=1.0),
             criterion=lambda outputs, _: outputs.new_zeros(()),
             device=torch.device("cpu"),
@@ -268,6 +282,7 @@ class TwoSpeed:
 
     def step(self, batch: MicroBatch) -> StepOutcome:
         """Score, then add, one micro-batch; solve what is due."""
+        self._frozen.texts = batch.texts
         self._template.learn(batch, torch.zeros(len(batch.ids)))
         self._head.refresh()
         return StepOutcome(
