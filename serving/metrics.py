@@ -98,7 +98,19 @@ TABLE: tuple[Metric, ...] = (
     _gauge("release_timestamp_seconds", "seconds since 1970", TASK, "When the release was made."),
     _counter("release_swaps_total", "releases", TASK, "Releases swapped in by this server."),
     _counter("release_refusals_total", "releases", TASK, "Releases this server could not load."),
-    # learn
+    # learn, and what it takes from serve
+    _counter(
+        "features_total",
+        "texts",
+        ("outcome",),
+        "Texts whose features the learner or the gate needed: reused, encoded.",
+    ),
+    _counter(
+        "features_failures_total",
+        "calls",
+        (),
+        "Calls that could not read or write kept features.",
+    ),
     _counter("examples_learned_total", "examples", TASK, "Examples learned."),
     _histogram(
         "learn_step_seconds", "seconds", TASK, "One learning step, replay included.", LATENCY_S
@@ -215,6 +227,8 @@ class Metrics:
     release_timestamp_seconds: Gauge
     release_swaps_total: Counter
     release_refusals_total: Counter
+    features_total: Counter
+    features_failures_total: Counter
     examples_learned_total: Counter
     learn_step_seconds: Histogram
     gate_decisions_total: Counter

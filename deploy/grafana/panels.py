@@ -147,13 +147,20 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Latency of predictions",
-            "From an interaction's arrival at the server to its answer.",
+            "From an interaction's arrival at the server to its answer, and the model's part of it.",
             "s",
-            _quantiles("prediction_latency_seconds", 0.5, 0.95, 0.99),
+            (
+                *_quantiles("prediction_latency_seconds", 0.5, 0.95, 0.99),
+                Query(
+                    f"sum(rate(mindstream_prediction_batch_seconds_sum{RATE})) / "
+                    f"sum(rate(mindstream_prediction_batch_seconds_count{RATE}))",
+                    "mean micro-batch",
+                ),
+            ),
         ),
         Panel(
             "Rows answered together",
-            "Mean size of a serving batch: it grows with the load.",
+            "Mean size of a micro-batch, which grows with the load, and what waits for the model.",
             "short",
             (
                 Query(
@@ -161,6 +168,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     f"sum(rate(mindstream_prediction_batch_rows_count{RATE}))",
                     "rows",
                 ),
+                Query("max(mindstream_prediction_queue_rows)", "waiting"),
             ),
         ),
     ),
@@ -250,6 +258,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Examples a second, each counted once, replay left out.",
             "eps",
             (_rate("examples_learned_total", "task", "{{task}}"),),
+        ),
+        Panel(
+            "Features",
+            "Texts a second whose features were needed to learn or to judge: taken from serve, or "
+            "encoded; and calls that found nobody to ask.",
+            "short",
+            (
+                _rate("features_total", "outcome", "{{outcome}}", selector=""),
+                _rate("features_failures_total", "job", "failures, {{job}}", selector=""),
+            ),
         ),
         Panel(
             "Learning step",
