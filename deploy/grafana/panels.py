@@ -147,7 +147,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Latency of predictions",
-            "From an interaction's arrival at the server to its answer, and the model's part of it.",
+            "From arrival at the server to the answer, and the model's part of it.",
             "s",
             (
                 *_quantiles("prediction_latency_seconds", 0.5, 0.95, 0.99),
