@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import queue
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -200,6 +202,44 @@ class KeptFeatures:
             type(error).__name__,
             error,
         )
+
+
+class KeptLater:
+    """Keeps features in a thread of its own, so that whoever computed them goes on at once.
+
+    Args:
+        kept: where to.
+        waiting: batches that may wait, at most; when a server is so slow, further ones are dropped.
+        observer: is told of those.
+    """
+
+    def __init__(
+        self, kept: FeatureSource, *, waiting: int = 64, observer: KeptObserver | None = None
+    ) -> None:
+        self._kept = kept
+        self._observer = observer or _Nobody()
+        self._queue: queue.Queue[tuple[str, Sequence[str], Floats]] = queue.Queue(waiting)
+        self._thread = threading.Thread(target=self._work, name="keeps-features", daemon=True)
+        self._thread.start()
+
+    def put(self, space_id: str, texts: Sequence[str], features: Floats) -> None:
+        """Hand over features, as for `KeptFeatures.put`; they must not change from now on."""
+        try:
+            self._queue.put_nowait((space_id, texts, features))
+        except queue.Full:
+            self._observer.failed()
+
+    def wait(self) -> None:
+        """Wait until all that was handed over is kept or dropped."""
+        self._queue.join()
+
+    def _work(self) -> None:
+        while True:
+            space_id, texts, features = self._queue.get()
+            try:
+                self._kept.put(space_id, texts, features)
+            finally:
+                self._queue.task_done()
 
 
 def features_of(

@@ -22,6 +22,7 @@ from learners.curation import Curation, DataRules
 from learners.data.adaptation import AdaptationConfig, ObjectiveName, choose_objective
 from learners.data.adversarial import ADVERSARIES
 from learners.gate import GateRules
+from learners.kept import FeatureSource
 from learners.loop import Learner, StepReport
 from learners.model import Encoder
 from learners.registry import Registry
@@ -41,7 +42,9 @@ from streams.unlabelled import UnlabelledTexts
 log = logging.getLogger("mindstream")
 
 
-def make_learners(settings: Settings, memories: Mapping[str, ReplayMemory]) -> dict[str, Learner]:
+def make_learners(
+    settings: Settings, memories: Mapping[str, ReplayMemory], *, kept: FeatureSource
+) -> dict[str, Learner]:
     """Build a learner a task. Frozen tasks share one encoder; trained ones have their own."""
     make_strategy = STRATEGIES[settings.learn.strategy]
     learners: dict[str, Learner] = {}
@@ -73,6 +76,7 @@ def make_learners(settings: Settings, memories: Mapping[str, ReplayMemory]) -> d
                 plugin=settings.learn.plugin,
                 plugin_arguments=json.loads(settings.learn.plugin_arguments),
                 seed=settings.learn.seed,
+                features=kept,
             )
         )
         shared = None if strategy.trains_encoder else encoder
@@ -94,7 +98,11 @@ def gate_rules(settings: Settings) -> GateRules:
 
 
 def make_releasers(
-    settings: Settings, learners: Mapping[str, Learner], memories: Mapping[str, ReplayMemory]
+    settings: Settings,
+    learners: Mapping[str, Learner],
+    memories: Mapping[str, ReplayMemory],
+    *,
+    kept: FeatureSource,
 ) -> dict[str, Releaser]:
     """Build a releaser a task, all over one registry."""
     registry = Registry(settings.store_url)
@@ -106,6 +114,7 @@ def make_releasers(
             rules=gate_rules(settings),
             rows=settings.gate.rows,
             keep=settings.store.keep,
+            features=kept,
         )
         for name, learner in learners.items()
     }

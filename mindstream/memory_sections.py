@@ -42,6 +42,19 @@ class ReplaySettings(Section):
         return shares
 
 
+class FeaturesSettings(Section):
+    """Features of texts, kept in Redis between serve, learn and the gate."""
+
+    max_bytes: int = Field(
+        134_217_728,
+        ge=0,
+        description="bytes of kept features, at most; 0: serve and learn encode for themselves",
+    )
+    ttl_s: float = Field(
+        3_600.0, gt=0, le=2_592_000, description="how long features are kept, seconds"
+    )
+
+
 class GateSettings(Section):
     """When a candidate may replace the release that serves."""
 

@@ -252,6 +252,10 @@ class LearnSettings(Section):
         ge=1,
         description="numbers stored as logits of earlier rows, 4 bytes each (derpp)",
     )
+    reuse_features: bool = Field(
+        True,
+        description="whether features that serve computed are taken as they are (two-speed, gate)",
+    )
     batch_rows: int = Field(
         0, ge=0, le=4096, description="rows of a micro-batch, at most; 0: the strategy's own"
     )

@@ -26,6 +26,7 @@ from pydantic_settings import (
 from mindstream.memory_sections import (
     ConsolidationSettings,
     DataSettings,
+    FeaturesSettings,
     GateSettings,
     ReplaySettings,
 )
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()  # type: ignore[call-arg]
     ingest: IngestSettings = IngestSettings()  # type: ignore[call-arg]
     replay: ReplaySettings = ReplaySettings()  # type: ignore[call-arg]
+    features: FeaturesSettings = FeaturesSettings()  # type: ignore[call-arg]
     learn: LearnSettings = LearnSettings()  # type: ignore[call-arg]
     consolidation: ConsolidationSettings = ConsolidationSettings()  # type: ignore[call-arg]
     data: DataSettings = DataSettings()  # type: ignore[call-arg]

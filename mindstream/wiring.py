@@ -192,6 +192,8 @@ def _run_learn(settings: Settings) -> None:
     from kafka import KafkaConsumer
 
     from learners.checkpoint import CheckpointStore, Fence
+    from learners.kept import NothingKept
+    from mindstream.features import make_kept
     from serving.metrics import Metrics
     from streams.learn import Cadence, LearnRole
     from streams.unlabelled import UnlabelledTexts
@@ -209,8 +211,9 @@ def _run_learn(settings: Settings) -> None:
     )
 
     memories = {name: make_memory(settings, client, name) for name in settings.tasks}
-    learners = make_learners(settings, memories)
-    releasers = make_releasers(settings, learners, memories)
+    kept = make_kept(settings, metrics) if settings.learn.reuse_features else NothingKept()
+    learners = make_learners(settings, memories, kept=kept)
+    releasers = make_releasers(settings, learners, memories, kept=kept)
     unlabelled = UnlabelledTexts(
         lambda: KafkaConsumer(
             **kafka_arguments(settings),
@@ -264,6 +267,7 @@ def _run_serve(settings: Settings) -> None:
     from learners.registry import Registry
     from learners.released import EncoderCache, ReleasedModel
     from learners.tasks import task_kind
+    from mindstream.features import make_kept_later
     from serving.batcher import MicroBatcher
     from serving.metrics import Metrics
     from serving.predictor import Predictor
@@ -297,6 +301,7 @@ def _run_serve(settings: Settings) -> None:
         top=settings.serve.top,
         max_tokens=settings.serve.max_tokens,
         remembered=settings.serve.remembered,
+        keep=make_kept_later(settings, metrics).put if settings.features.max_bytes else None,
         now=utc_now,
         monotonic_s=time.monotonic,
     )

@@ -255,18 +255,15 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Learning and releases": (
         Panel(
             "Examples learned",
-            "Examples a second, each counted once, replay left out.",
+            "A second, each counted once, replay left out; texts whose features serve had kept, or "
+            "that were encoded; and calls to Redis for them that failed.",
             "eps",
-            (_rate("examples_learned_total", "task", "{{task}}"),),
-        ),
-        Panel(
-            "Features",
-            "Texts a second whose features were needed to learn or to judge: taken from serve, or "
-            "encoded; and calls that found nobody to ask.",
-            "short",
             (
-                _rate("features_total", "outcome", "{{outcome}}", selector=""),
-                _rate("features_failures_total", "job", "failures, {{job}}", selector=""),
+                _rate("examples_learned_total", "task", "{{task}}"),
+                _rate("features_total", "outcome", "features {{outcome}}", selector=""),
+                _rate("features_failures_total", "job", "failures of {{job}}", selector=""),
+            ),
+        ),
             ),
         ),
         Panel(

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from learners.heads.projection import Projection, fixed_point
-from learners.kept import PAUSE_S, KeptFeatures, NothingKept, features_of
+from learners.kept import PAUSE_S, KeptFeatures, KeptLater, NothingKept, features_of
 from learners.loop import Learner
 from learners.model import Encoder
 from learners.strategies.two_speed import TwoSpeed
@@ -206,6 +206,35 @@ def test_the_bound_holds_under_several_writers(redis: redis_client.Redis) -> Non
         thread.join()
     assert 0 < largest <= 40
     assert len(redis.keys("t:{f}:1:f*")) == 40
+
+
+class Slow(NothingKept):
+    """Keeps nothing until it may."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+        self.texts: list[str] = []
+
+    def put(self, space_id: str, texts: Sequence[str], features: np.ndarray) -> None:
+        assert self.may_go_on.wait(10.0)
+        self.texts += texts
+
+
+def test_whoever_hands_features_over_never_waits(redis: redis_client.Redis) -> None:
+    slow, told = Slow(), Told()
+    later = KeptLater(slow, waiting=2, observer=told)
+    for text in "abcdef":
+        later.put("space", [text], some_features(1))
+    assert told.failures >= 3  # one may be on its way, two wait
+    slow.may_go_on.set()
+    later.wait()
+    assert slow.texts[0] == "a"
+    assert len(slow.texts) == 6 - told.failures
+    store = kept(redis)
+    later = KeptLater(store)
+    later.put("space", ["a"], some_features(1))
+    later.wait()
+    assert is_there(store, ["a"]) == [True]
 
 
 def test_only_texts_that_are_not_kept_are_encoded(redis: redis_client.Redis) -> None:
