@@ -264,8 +264,6 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 _rate("features_failures_total", "job", "failures of {{job}}", selector=""),
             ),
         ),
-            ),
-        ),
         Panel(
             "Learning step",
             "Time of one step, replay included.",
