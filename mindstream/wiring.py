@@ -18,7 +18,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from mindstream.backbone import load_encoder
 from mindstream.clients import (
     kafka_arguments,
     make_join,
@@ -264,58 +263,21 @@ def _run_learn(settings: Settings) -> None:
 def _run_serve(settings: Settings) -> None:
     from kafka import KafkaConsumer
 
-    from learners.registry import Registry
-    from learners.released import EncoderCache, ReleasedModel
-    from learners.tasks import task_kind
-    from mindstream.features import make_kept_later
-    from serving.batcher import MicroBatcher
+    from mindstream.answering import make_batcher, make_releases
     from serving.metrics import Metrics
-    from serving.predictor import Predictor
-    from serving.releases import Releases
     from streams.app import run_worker
     from streams.flow import serve_flow
     from streams.models import ModelsReader
-    from streams.serve import Serve, pass_observer
+    from streams.serve import Serve
 
     set_threads(settings)
     metrics = Metrics(CollectorRegistry())
     topics = Topics(settings.kafka.prefix)
-    registry = Registry(settings.store_url)
-    # Loaded now, not when the first release comes: that one then answers within milliseconds.
-    encoder = load_encoder(settings)
-    encoders = EncoderCache(
-        device=settings.model.device,
-        precision=encoder.precision,
-        encoders=len(settings.tasks) + 1,  # one each after their consolidations, and the next one
-    )
-    encoders.preload(encoder)
-    releases = Releases(
-        lambda release: ReleasedModel.load(release, registry, encoders=encoders),
-        metrics=metrics,
-        now=utc_now,
-        tasks=frozenset(settings.tasks),
-    )
+    releases = make_releases(settings, metrics)
     app = make_app(settings, "serve", port=settings.serve.port)
-    predictor = Predictor(
-        {name: task_kind(task.kind) for name, task in settings.tasks.items()},
-        top=settings.serve.top,
-        max_tokens=settings.serve.max_tokens,
-        remembered=settings.serve.remembered,
-        keep=make_kept_later(settings, metrics).put if settings.features.max_bytes else None,
-        now=utc_now,
-        monotonic_s=time.monotonic,
-    )
-    batcher = MicroBatcher(
-        predictor,
-        releases.current,
-        max_rows=settings.serve.pass_rows,
-        max_tokens=settings.serve.max_tokens,
-        max_queued=settings.serve.max_queued,
-        observe=pass_observer(metrics),
-    )
     serve = Serve(
         topics=topics,
-        batcher=batcher,
+        batcher=make_batcher(settings, releases, metrics),
         releases=releases,
         metrics=metrics,
         limits=_limits(settings),
