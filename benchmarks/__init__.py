@@ -7,8 +7,10 @@
       │              features (of frozen encoders, kept)
       ├────► endurance, stock                               forever: no slower, no larger
       │        (small encoder)
-      └────► overhead                                       overhead: what the machinery costs
-               (stopwatch)
+      ├────► overhead, reuse                                overhead: what the machinery costs
+      │        (stopwatch)                                  reuse: what kept features save
+      └────► memory                                         memory: the replay memory itself
+               (writers)
 
 `python -m benchmarks.NAME --help` says what can be run; RESULTS.md holds what was measured.
 """
