@@ -278,7 +278,7 @@ def config_show(config: ConfigFile = None, set_: SetFlags = None, as_json: Json 
     """Show every setting as it is now, secrets masked."""
     settings = settings_of(config, set_)
     values = flatten(settings.model_dump(mode="json"))
-    for name in ("kafka.password", "redis.url", "store.url"):
+    for name in ("kafka.password", "redis.url", "store.url", "http.token"):
         if values[name] not in ("", "embedded") and (name != "store.url" or "@" in values[name]):
             values[name] = MASK
     if as_json:

@@ -12,7 +12,7 @@ from typing import Any
 
 MASK = "***"
 ELSE = "`mindstream config init` writes all of them down, with their rules"
-_SECRETS = ("password", "url")
+_SECRETS = ("password", "url", "token")
 _SHOWN_CHARS = 200
 # Kubernetes gives every container variables of the services beside it: a service called
 # `mindstream-serve` makes MINDSTREAM_SERVE_SERVICE_HOST and more.

@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsError as UnreadableVariable,
 )
 
+from mindstream.http_section import HttpSettings
 from mindstream.memory_sections import (
     ConsolidationSettings,
     DataSettings,
@@ -48,7 +49,7 @@ from schemas.errors import SettingsError
 DEFAULT_FILE = Path("mindstream.toml")
 ENV_PREFIX = "MINDSTREAM_"
 FILE_VARIABLE = "MINDSTREAM_CONFIG"  # names the settings file; empty: there is none
-SECRET_SECTIONS = ("kafka", "redis", "store")
+SECRET_SECTIONS = ("kafka", "redis", "store", "http")
 
 
 class Settings(BaseSettings):
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()  # type: ignore[call-arg]
     watch: WatchSettings = WatchSettings()  # type: ignore[call-arg]
     web: WebSettings = WebSettings()  # type: ignore[call-arg]
+    http: HttpSettings = HttpSettings()  # type: ignore[call-arg]
     tasks: dict[str, TaskSettings] = Field(
         {"intents": TaskSettings(kind="classify")},
         min_length=1,

@@ -263,10 +263,13 @@ def _run_learn(settings: Settings) -> None:
 def _run_serve(settings: Settings) -> None:
     from kafka import KafkaConsumer
 
+    from learners.tasks import task_kind
     from mindstream.answering import make_batcher, make_releases
     from serving.metrics import Metrics
+    from streams.admission import HttpLimits
     from streams.app import run_worker
     from streams.flow import serve_flow
+    from streams.http import HttpConfig
     from streams.models import ModelsReader
     from streams.serve import Serve
 
@@ -292,6 +295,10 @@ def _run_serve(settings: Settings) -> None:
         releases=releases,
         metrics=metrics,
     )
+    http = HttpConfig(
+        {name: task_kind(task.kind) for name, task in settings.tasks.items()},
+        HttpLimits(**settings.http.model_dump(exclude={"enabled"})),
+    )
     serve_flow(
         app,
         serve,
@@ -299,6 +306,7 @@ def _run_serve(settings: Settings) -> None:
         metrics,
         rows=settings.serve.batch_rows,
         within_s=settings.serve.max_wait_s,
+        http=http if settings.http.enabled else None,
     )
     run_worker(app, log_level=settings.log_level)
 

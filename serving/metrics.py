@@ -94,6 +94,15 @@ TABLE: tuple[Metric, ...] = (
     _histogram("prediction_batch_rows", "rows", (), "Interactions answered together.", BATCH_ROWS),
     _histogram("prediction_batch_seconds", "seconds", (), "Computing one micro-batch.", LATENCY_S),
     _gauge("prediction_queue_rows", "rows", (), "Interactions that wait for the model."),
+    _counter(
+        "http_requests_total",
+        "requests",
+        ("route", "status"),
+        "Requests to the HTTP API, by route and status.",
+    ),
+    _histogram(
+        "http_request_seconds", "seconds", ("route",), "From a request to its answer.", LATENCY_S
+    ),
     _gauge("release_info", "1", ("task", "version"), "1 for the release that serves."),
     _gauge("release_timestamp_seconds", "seconds since 1970", TASK, "When the release was made."),
     _counter("release_swaps_total", "releases", TASK, "Releases swapped in by this server."),
@@ -223,6 +232,8 @@ class Metrics:
     prediction_batch_rows: Histogram
     prediction_batch_seconds: Histogram
     prediction_queue_rows: Gauge
+    http_requests_total: Counter
+    http_request_seconds: Histogram
     release_info: Gauge
     release_timestamp_seconds: Gauge
     release_swaps_total: Counter

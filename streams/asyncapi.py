@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 import schemas as contracts
-from streams.topics import TABLE, Topic
+from streams.describing import describe, docstring
+from streams.topics import ANSWERED, TABLE, Topic
 
 VERSION = "1"
 _BINDING = "0.5.0"
@@ -37,7 +38,12 @@ ROLES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("examples", "interactions"),
         ("models",),
     ),
-    ("serve", "answers interactions", ("interactions", "models"), ("predictions",)),
+    (
+        "serve",
+        "answers interactions; puts what it is given over HTTP on the topics",
+        ("interactions", "models"),
+        ("predictions", "interactions", "feedback"),
+    ),
     (
         "watch",
         "scores predictions, detects drift",
@@ -53,7 +59,7 @@ def document() -> dict[str, Any]:
         [topic.contract for topic in TABLE], ref_template=_REF
     )
     for name, schema in schemas.items():
-        _describe(schema, getattr(contracts, name))
+        describe(schema, getattr(contracts, name))
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -102,7 +108,7 @@ def _message(topic: Topic) -> dict[str, Any]:
     return {
         "name": contract.ce_type,
         "title": contract.__name__,
-        "summary": _docstring(contract)[0],
+        "summary": docstring(contract)[0],
         "contentType": "application/json",
         "headers": _headers(contract),
         "payload": {"$ref": _REF.format(name=contract.__name__)},
@@ -135,9 +141,15 @@ def _docstring(contract: type[Any]) -> tuple[str, dict[str, str]]:
 
 def _headers(contract: type[Any]) -> dict[str, Any]:
     made_of = ", ".join(contract.identity)
+    name, value = ANSWERED
+    answered = {
+        "const": value.decode(),
+        "description": "Its prediction is in Kafka already: servers pass it over.",
+    }
     return {
         "type": "object",
         "properties": {
+            **({name: answered} if contract is contracts.Interaction else {}),
             "ce_specversion": {"const": "1.0"},
             "ce_type": {"const": contract.ce_type},
             "ce_source": {"type": "string", "minLength": 1},

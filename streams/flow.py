@@ -6,6 +6,7 @@
                    └──► ingest ──┬──► examples ──► learn ──► models ► serve
     feedback ─────────► ingest ──┘        └───────────────────► watch ◄──┘ ──► drift
                           └──► dead-letters
+    HTTP ────────► serve: the same micro-batches, for those who wait
 
 `learn` is no Faust app: `streams/learn.py` is its loop. Owns what is attached to what; must not
 know settings or how an agent does its work.
@@ -25,6 +26,7 @@ from aiokafka.errors import KafkaError
 from serving.metrics import Metrics
 from streams.batches import each_batch
 from streams.decoding import Record
+from streams.http import HttpConfig, attach_http
 from streams.ingest import Ingest
 from streams.lag import measure_lag
 from streams.models import ModelsReader
@@ -91,8 +93,9 @@ def serve_flow(
     *,
     rows: int,
     within_s: float,
+    http: HttpConfig | None = None,
 ) -> None:
-    """Attach the serve role: one agent, the reader of releases, the pages."""
+    """Attach the serve role: one agent, the reader of releases, the pages, and HTTP if wanted."""
 
     async def follow_models(app: faust.App) -> None:
         models.start()
@@ -114,6 +117,8 @@ def serve_flow(
         ready={"releases-read": lambda: models.ready},
         alive={"models-reader": lambda: models.alive},
     )
+    if http is not None:
+        attach_http(app, serve, http)
 
 
 def watch_flow(app: faust.App, watch: Watch, metrics: Metrics) -> None:

@@ -2,7 +2,8 @@
 
 The order of a batch, numbered here and in the code:
 
-1. decode; what fails is skipped and counted (ingest writes it to dead letters);
+1. decode; what fails is skipped and counted (ingest writes it to dead letters), and what HTTP has
+   answered is passed over;
 2. answer the rows in micro-batches off the event loop, each by one snapshot of the releases;
 3. produce the predictions, and await the broker's answer;
 4. count; the caller acknowledges.
@@ -28,7 +29,7 @@ from serving.predictor import Asked
 from serving.releases import Releases
 from streams.decoding import Limits, Record, decode_record
 from streams.producing import outgoing, produce
-from streams.topics import Topics
+from streams.topics import ANSWERED, Topics
 
 
 def pass_observer(metrics: Metrics) -> Callable[[int, float], None]:
@@ -75,6 +76,7 @@ class Serve:
 
     async def handle(self, app: faust.App, records: list[Record]) -> None:
         """Answer a batch; the predictions are in Kafka when this returns."""
+        records = [record for record in records if ANSWERED not in record.headers]
         asked = self.read(records)  # 1
         answers = [
             answer for answer in await self.batcher.answer(asked, urgent=False) if answer

@@ -19,6 +19,9 @@ from schemas import (
     Prediction,
 )
 
+# Header of an interaction that was answered elsewhere: its prediction is in Kafka already.
+ANSWERED = ("mindstream_answered", b"http")
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:

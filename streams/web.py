@@ -68,26 +68,29 @@ def attach_pages(
 def _releases_page(releases: Releases) -> Callable[[Any, Any], Any]:
     async def page_of_releases(page: Any, request: Any) -> Any:  # noqa: ANN401
         del request
-        return page.json(
-            {
-                task: {
-                    "version": serving.model.release.version,
-                    "serving_since": serving.since.isoformat(),
-                    "released_at": serving.model.release.time.isoformat(),
-                    "kind": serving.model.release.kind,
-                    "strategy": serving.model.release.strategy,
-                    "backbone": serving.model.release.backbone,
-                    "parent": serving.model.release.parent,
-                    "rolled_back_from": serving.model.release.rolled_back_from,
-                    "learned": serving.model.release.learned,
-                    "labels": serving.model.release.labels,
-                    "gate": serving.model.release.gate.reason,
-                }
-                for task, serving in sorted(releases.serving().items())
-            }
-        )
+        return page.json(releases_shown(releases))
 
     return page_of_releases
+
+
+def releases_shown(releases: Releases) -> dict[str, dict[str, object]]:
+    """Say which release of each task answers, and what it is: ready to be written as JSON."""
+    return {
+        task: {
+            "version": serving.model.release.version,
+            "serving_since": serving.since.isoformat(),
+            "released_at": serving.model.release.time.isoformat(),
+            "kind": serving.model.release.kind,
+            "strategy": serving.model.release.strategy,
+            "backbone": serving.model.release.backbone,
+            "parent": serving.model.release.parent,
+            "rolled_back_from": serving.model.release.rolled_back_from,
+            "learned": serving.model.release.learned,
+            "labels": serving.model.release.labels,
+            "gate": serving.model.release.gate.reason,
+        }
+        for task, serving in sorted(releases.serving().items())
+    }
 
 
 def _watch_assignment(app: faust.App) -> Callable[[], bool]:

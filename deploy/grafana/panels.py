@@ -171,6 +171,25 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 Query("max(mindstream_prediction_queue_rows)", "waiting"),
             ),
         ),
+        Panel(
+            "HTTP requests",
+            "A second, by route and status; other: no route of the API.",
+            "eps",
+            (_rate("http_requests_total", "route, status", "{{route}} {{status}}", selector=""),),
+        ),
+        Panel(
+            "Latency of HTTP requests",
+            "From a request to its answer, Kafka's acknowledgement included; 0: nobody asked.",
+            "s",
+            tuple(
+                Query(
+                    f"(histogram_quantile({q}, sum by (le) "
+                    f"(rate(mindstream_http_request_seconds_bucket{RATE}))) >= 0) or vector(0)",
+                    f"p{q * 100:.0f}",
+                )
+                for q in (0.5, 0.95, 0.99)
+            ),
+        ),
     ),
     "Lag and labels": (
         Panel(
