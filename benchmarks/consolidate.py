@@ -118,12 +118,20 @@ class Bench:
     """
 
     def __init__(
-        self, folder: Path, *, cache: Path, quick: bool, joint: bool, rules: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        cache: Path,
+        quick: bool,
+        joint: bool,
+        rules: Sequence[str] = (),
+        most: int = 0,
     ) -> None:
         self.rules = tuple(rules)
         self.folder = folder
         self.cache = cache
         self.quick = quick
+        self.most = most
         self.joint = joint
 
     def run(self, name: str, *, seed: int) -> Outcome:
@@ -191,7 +199,8 @@ class Bench:
             chance.shuffle(names)
             train.sort(key=lambda row: 7 * names.index(str(row.label)) // len(names))
         train, unlabelled = _few(_mislabelled(train, data.wrong, chance), data.few)
-        return train[: data.rows or None], unlabelled, [row for row in rows if row.split == "test"]
+        tests = [row for row in rows if row.split == "test"]
+        return thinned(train[: data.rows or None], self.most), unlabelled, thinned(tests, self.most)
 
     def _joint(
         self,
@@ -244,6 +253,18 @@ def _few(rows: list[Row], most: int) -> tuple[list[Row], list[str]]:
         else:
             texts.append(row.text)
     return kept, texts
+
+
+def thinned(rows: list[Row], most: int) -> list[Row]:
+    """Keep so many rows at most, evenly spread and in order; 0 keeps all.
+
+    Example:
+        >>> [row.text for row in thinned([Row(str(n), "", "", "train") for n in range(7)], 3)]
+        ['0', '2', '4']
+    """
+    if not most or len(rows) <= most:
+        return rows
+    return [rows[place * len(rows) // most] for place in range(most)]
 
 
 def data_rules(names: Sequence[str]) -> DataRules:
@@ -332,6 +353,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--no-joint", action="store_true", help="leave the upper bound out")
     parser.add_argument("--quick", action="store_true", help="little data, one epoch")
+    parser.add_argument(
+        "--most", type=int, default=0, help="rows of either split at most, evenly spread; 0: all"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
     parser.add_argument("--cache", type=Path, default=CACHE, help="of features")
@@ -346,6 +370,7 @@ def main(arguments: Sequence[str]) -> int:
         chosen.data,
         cache=chosen.cache,
         quick=chosen.quick,
+        most=chosen.most,
         joint=not chosen.no_joint,
         rules=chosen.rules,
     )
