@@ -115,6 +115,7 @@ class Bench:
         quick: whether the data are cut down, and trained on once.
         joint: whether the upper bound is trained too.
         rules: names of `RULES` and `TRAINING` that the consolidated side goes by.
+        most: rows of either split at most, evenly spread; 0: all.
     """
 
     def __init__(
