@@ -23,11 +23,11 @@ from torch import Tensor
 
 from learners.heads.base import NEVER, Arrays, Floats, Meta
 from learners.heads.calibration import Calibration
-from learners.heads.choice import RIPE_ROWS, Block, Chooser, HeadOptions, unit_of
+from learners.heads.choice import RIPE_ROWS, Chooser, HeadOptions, unit_of
 from learners.heads.names import LabelNames
 from learners.heads.probes import ProbeRing
 from learners.heads.projection import Projection
-from learners.heads.solved import SolvedAdditive, halved
+from learners.heads.solved import Block, Columns, SolvedAdditive
 from learners.heads.solves import METHODS, Method
 from learners.heads.sums import AdditiveSums, Moments
 from schemas.errors import CheckpointError
@@ -249,7 +249,7 @@ class AdditiveHead:
 
     def _moments(self, alive: Tensor, *, lead: bool) -> Moments:
         moments = self.sums.moments(alive, lead=lead)
-        named = self.names.codes_of(alive, self.sums.projection, dimensions=len(moments.second))
+        named = self.names.codes_of(alive, self.sums.projection, dimensions=moments.dimensions)
         if named is None:
             return moments
         codes, weights = named  # float64 [alive, d] and [alive, 1], 0 without a name
@@ -275,9 +275,9 @@ class AdditiveHead:
     def _block(self, moments: Moments, alive: Tensor) -> Block:
         """Solve one width: a column for every label, NEVER for those without rows."""
         method, strength = self.choice
-        if self.rows < 2 * len(moments.second):
+        if self.rows < 2 * moments.dimensions:
             strength = max(strength, PASSING_STRENGTH)
-        weights = torch.zeros(len(self.labels), len(moments.second))
+        weights = torch.zeros(len(self.labels), moments.dimensions)
         weights[:, 0] = NEVER
         if len(alive):
             [solution] = METHODS[method].weights(moments, (strength,))
@@ -286,7 +286,7 @@ class AdditiveHead:
                 means = moments.centres.float()
                 solution *= unit_of((means @ solution.T).numpy())
             weights[alive] = solution
-        return Block(weights, self.sums.counts.clone(), self.rows)
+        return Block.of(weights, self.sums.counts.clone(), self.rows)
 
     def _calibrate(self) -> None:
         self._solved = self._assemble()
@@ -297,35 +297,30 @@ class AdditiveHead:
             self._solved = self._assemble()
 
     def _assemble(self) -> SolvedAdditive:
-        """Put solves, means and calibration together; weights are rounded to half precision."""
-        known, d = len(self._lead.counts), self.sums.projection.dimensions
+        """Put solves, means and calibration together."""
+        known = len(self._lead.counts)
         counts, full_counts = self._lead.counts, torch.zeros(known, dtype=torch.float64)
         full_counts[: len(self._full.counts)] = self._full.counts
         grown = (full_counts < RIPE_ROWS) & (counts >= LEAD_GROWTH * full_counts)
         fresh = (grown & (counts > full_counts)) | (counts < full_counts)
         if not self._full.rows:
             fresh = torch.ones(known, dtype=torch.bool)
-        weights = torch.zeros(known, d)
-        weights[:, 0] = NEVER
-        weights[: len(self._full.counts)] = self._full.weights
         bias = self._chooser.bias(counts, scale=self._calibration.scale)
-        weights[:, 0] += bias
-        lead = self._lead.weights[: known if fresh.any() else 0].clone()
-        lead[:, 0] += bias[: len(lead)]
+        constants = torch.full((known,), NEVER)  # of labels that the full solve does not know
+        constants[: len(self._full.counts)] = torch.from_numpy(self._full.constants)
+        lead = torch.from_numpy(self._lead.constants) if fresh.any() else torch.zeros(0)
         means, centre = self._means(known)
         young = counts < (RIPE_ROWS if self.solver == "class-balanced" else 0)
         share = HALF_MEAN_ROWS**2 / (HALF_MEAN_ROWS**2 + counts**2)
         heard = (counts > 0) | self.names.declared(known)
-        half, scales = halved(weights)
-        lead_half, lead_scales = halved(lead)
         return SolvedAdditive(
             labels=tuple(self.labels[:known]),
             calibration=self._calibration,
             projection=self.sums.projection,
-            weights=half,
-            row_scales=scales,
-            lead_weights=lead_half,
-            lead_scales=lead_scales,
+            full=self._full.columns,
+            constants=(constants + bias).numpy(),
+            lead=self._lead.columns if len(lead) else Columns.empty(),
+            lead_constants=(lead + bias[: len(lead)]).numpy(),
             fresh=fresh.numpy(),
             means=means.half().numpy(),
             mean_weights=torch.where(young & heard, share, 0.0).float().numpy(),
@@ -359,9 +354,7 @@ class AdditiveHead:
         """Give everything that later adds and solves depend on."""
         arrays, meta = self.sums.state()
         arrays |= self._ring.state() | self.names.state()
-        for name, block in (("lead", self._lead), ("full", self._full)):
-            arrays[f"{name}_weights"] = block.weights.numpy()
-            arrays[f"{name}_counts"] = block.counts.numpy()
+        arrays |= self._lead.state("lead_") | self._full.state("full_")
         arrays |= {f"solved_{name}": array for name, array in self._solved.arrays().items()}
         return arrays, {
             "sums": meta,
@@ -391,10 +384,16 @@ class AdditiveHead:
         self._ring.restore(dict(arrays))
         self.names.restore(arrays)
         lead_rows, full_rows = meta["block_rows"]
-        self._lead = Block.restore(arrays, "lead", lead_rows)
-        self._full = Block.restore(arrays, "full", full_rows)
+        self._lead = Block.restore(arrays, "lead_", lead_rows)
+        self._full = Block.restore(arrays, "full_", full_rows)
         self._chooser.restore(meta["chooser"])
         solved = {n[7:]: a for n, a in arrays.items() if n.startswith("solved_")}
-        self._solved = SolvedAdditive.restore(solved, meta["solved"], projection=projection)
+        self._solved = SolvedAdditive.restore(
+            solved,
+            meta["solved"],
+            full=self._full.columns,
+            lead=self._lead.columns if len(solved["lead_constants"]) else Columns.empty(),
+            projection=projection,
+        )
         self._calibration = self._solved.calibration
         self._unsolved = bool(meta["unsolved"])

@@ -62,35 +62,6 @@ class HeadOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """One solve.
-
-    Attributes:
-        weights: float32 [labels, d].
-        counts: float64 [labels], rows of each at the solve.
-        rows: in the sums at the solve.
-    """
-
-    weights: Tensor
-    counts: Tensor
-    rows: int
-
-    @classmethod
-    def empty(cls) -> Block:
-        """A solve of nothing."""
-        return cls(torch.zeros(0, 1), torch.zeros(0, dtype=torch.float64), 0)
-
-    @classmethod
-    def restore(cls, arrays: Mapping[str, NDArray[Any]], name: str, rows: int) -> Block:
-        """Take up a solve from a state."""
-        return cls(
-            torch.from_numpy(np.array(arrays[f"{name}_weights"])),
-            torch.from_numpy(np.array(arrays[f"{name}_counts"])),
-            int(rows),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _Trial:
     """One method at one strength, on held-out rows.
 
@@ -168,7 +139,7 @@ class Chooser:
         places = usable(ring, counts)[-CHOOSE_PROBES:]
         if len(places) < MIN_PROBES:
             return
-        codes = ring.codes[places][:, : len(moments.second)].float() * CODE_STEP
+        codes = ring.codes[places][:, : moments.dimensions].float() * CODE_STEP
         truths = [ring.label_rows[place] for place in places]
         found: dict[Method, _Trial] = {}
         ripe = bool((counts[alive] >= RIPE_ROWS).all())

@@ -20,6 +20,5 @@ class Ridge:
     def weights(self, moments: Moments, strengths: Sequence[float]) -> list[Tensor]:
         """Solve at every strength: float64 [alive, d] each."""
         targets = moments.means.T * (moments.counts / moments.rows)
-        return [
-            solve_shrunk(moments.second, targets, strength=strength).T for strength in strengths
-        ]
+        second = moments.second
+        return [solve_shrunk(second, targets, strength=strength).T for strength in strengths]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +21,96 @@ from learners.heads.base import Arrays, Floats, Meta, pack, unpack
 from learners.heads.calibration import Calibration
 from learners.heads.projection import CODE_STEP, Projection
 
-_ARRAYS = (
-    "weights",
-    "row_scales",
-    "lead_weights",
-    "lead_scales",
-    "fresh",
-    "means",
-    "mean_weights",
-    "centre",
-)
+_ARRAYS = ("constants", "lead_constants", "fresh", "means", "mean_weights", "centre")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The weights of one solve but for those of phi's constant, rounded.
+
+    Attributes:
+        weights: float16 [labels, d], each row divided by its largest magnitude; zeros come first.
+        scales: float32 [labels], those magnitudes.
+    """
+
+    weights: NDArray[np.float16]
+    scales: Floats
+
+    @classmethod
+    def empty(cls) -> Columns:
+        """Weights of no label."""
+        return cls(np.zeros((0, 1), np.float16), np.zeros(0, np.float32))
+
+    @classmethod
+    def of(cls, weights: Tensor) -> Columns:
+        """Round float32 [labels, d], which is used up."""
+        if not len(weights):
+            return cls.empty()
+        weights[:, 0] = 0.0
+        scales = weights.abs().amax(dim=1).clamp_min(1e-30)
+        return cls(weights.div_(scales.unsqueeze(1)).half().numpy(), scales.numpy())
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """Float32 [labels, d], on codes."""
+        rows = torch.from_numpy(self.weights.astype(np.float32))
+        return rows.mul_(torch.from_numpy(self.scales * np.float32(CODE_STEP)).unsqueeze(1))
+
+    def products(self, codes: Tensor) -> Floats:
+        """Multiply with codes, int8 [rows, at least d]: float32 [rows, labels]."""
+        leading = codes[:, : self.weights.shape[1]].float()
+        return np.asarray((leading @ self._rows.T).numpy(), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One solve.
+
+    Attributes:
+        columns: its weights.
+        constants: float32 [labels], weights of phi's constant.
+        counts: float64 [labels], rows of each label at the solve.
+        rows: in the sums at the solve.
+    """
+
+    columns: Columns
+    constants: Floats
+    counts: Tensor
+    rows: int
+
+    @classmethod
+    def empty(cls) -> Block:
+        """A solve of nothing."""
+        return cls(Columns.empty(), np.zeros(0, np.float32), torch.zeros(0).double(), 0)
+
+    @classmethod
+    def of(cls, weights: Tensor, counts: Tensor, rows: int) -> Block:
+        """Keep a solve's weights, float32 [labels, d], which are used up."""
+        constants = weights[:, 0].clone().numpy()
+        return cls(Columns.of(weights), constants, counts, rows)
+
+    def state(self, prefix: str) -> Arrays:
+        """Everything but `rows`, as arrays with a prefix before their names."""
+        return {
+            f"{prefix}weights": self.columns.weights,
+            f"{prefix}scales": self.columns.scales,
+            f"{prefix}constants": self.constants,
+            f"{prefix}counts": self.counts.numpy(),
+        }
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, NDArray[Any]], prefix: str, rows: int) -> Block:
+        """Take up what `state` gave."""
+        kept = {name: np.array(arrays[prefix + name]) for name in _BLOCK}
+        return cls(
+            Columns(kept["weights"], kept["scales"]),
+            kept["constants"],
+            torch.from_numpy(kept["counts"]),
+            int(rows),
+        )
+
+
+_BLOCK = ("weights", "scales", "constants", "counts")
 
 
 @dataclass(frozen=True)
@@ -45,11 +126,11 @@ class SolvedAdditive:
         labels: label of every row.
         calibration: from scores to probabilities.
         projection: of the features.
-        weights: float16 [labels, d], each row divided by its largest magnitude.
-        row_scales: float32 [labels], those magnitudes.
-        lead_weights: float16 [labels, lead], of the newer solve of the leading features; no rows
-            where it has nothing to add.
-        lead_scales: float32 [labels], its magnitudes; or none.
+        full: weights over all of phi, of the labels that the full solve knew: the first ones. The
+            same object until the next full solve.
+        constants: float32 [labels], weights of phi's constant, priors included.
+        lead: of the newer solve of the leading features; of no label where it has nothing to add.
+        lead_constants: float32 [labels], its; or none.
         fresh: bool [labels], labels that changed since the full solve.
         means: float16 [labels, features], centred means, of length 1 or 0.
         mean_weights: float32 [labels], v_c of each, 0 to 1.
@@ -59,10 +140,10 @@ class SolvedAdditive:
     labels: tuple[str, ...]
     calibration: Calibration
     projection: Projection
-    weights: NDArray[np.float16]
-    row_scales: Floats
-    lead_weights: NDArray[np.float16]
-    lead_scales: Floats
+    full: Columns
+    constants: Floats
+    lead: Columns
+    lead_constants: Floats
     fresh: NDArray[np.bool_]
     means: NDArray[np.float16]
     mean_weights: Floats
@@ -79,16 +160,6 @@ class SolvedAdditive:
         return self.calibration.threshold
 
     @cached_property
-    def _matrix(self) -> Tensor:
-        """Float32 [d, labels], on codes."""
-        return _columns(self.weights, self.row_scales)
-
-    @cached_property
-    def _lead_matrix(self) -> Tensor:
-        """Float32 [lead, labels], on codes."""
-        return _columns(self.lead_weights, self.lead_scales)
-
-    @cached_property
     def _means(self) -> Tensor:
         return torch.from_numpy(self.means.astype(np.float32)).T
 
@@ -99,11 +170,10 @@ class SolvedAdditive:
     def scores_of(self, features: Floats, codes: Tensor) -> Floats:
         """Score features whose codes, int8 [rows, d], are known already."""
         lift = self.cosines(features) if self.mean_weights.any() else None
-        scores = self._lifted((codes.float() @ self._matrix).numpy(), lift)
-        if not len(self.lead_weights):
+        scores = self._lifted(self._full_scores(codes), lift)
+        if not len(self.lead_constants):
             return scores
-        leading = codes[:, : self.lead_weights.shape[1]].float()
-        newer = self._lifted((leading @ self._lead_matrix).numpy(), lift)
+        newer = self._lifted(self._lead_scores(codes), lift)
         scores[:, self.fresh] = newer[:, self.fresh]
         by_lead = self.fresh[newer.argmax(axis=1)]
         scores[by_lead] = newer[by_lead]
@@ -111,12 +181,19 @@ class SolvedAdditive:
 
     def unlifted(self, codes: Tensor) -> Floats:
         """Score codes, int8 [rows, d], by the newest solve alone: float32 [rows, labels]."""
-        scores: Floats = (codes.float() @ self._matrix).numpy()
+        scores = self._full_scores(codes)
         if self.fresh.any():
-            leading = codes[:, : self.lead_weights.shape[1]].float()
-            newer: Floats = (leading @ self._lead_matrix).numpy()
-            scores[:, self.fresh] = newer[:, self.fresh]
+            scores[:, self.fresh] = self._lead_scores(codes)[:, self.fresh]
         return scores
+
+    def _full_scores(self, codes: Tensor) -> Floats:
+        scores = np.tile(self.constants, (len(codes), 1))
+        if len(self.full.scales):
+            scores[:, : len(self.full.scales)] += self.full.products(codes)
+        return scores
+
+    def _lead_scores(self, codes: Tensor) -> Floats:
+        return self.lead.products(codes) + self.lead_constants
 
     def _lifted(self, scores: Floats, cosines: Floats | None) -> Floats:
         if cosines is not None:
@@ -139,7 +216,7 @@ class SolvedAdditive:
         return self.calibration.unknown(scores, self.cosines(features))
 
     def arrays(self) -> Arrays:
-        """Everything but projection, labels and numbers."""
+        """Everything but the columns, projection, labels and numbers."""
         mine = {name: getattr(self, name) for name in _ARRAYS}
         return {**mine, "known_quantiles": self.calibration.known_quantiles}
 
@@ -149,21 +226,35 @@ class SolvedAdditive:
 
     def blobs(self) -> dict[str, bytes]:
         """Write `head`, and `projection`, which is the same in every release of a task."""
+        weights: Arrays = {
+            "weights": self.full.weights,
+            "row_scales": self.full.scales,
+            "lead_weights": self.lead.weights,
+            "lead_scales": self.lead.scales,
+        }
         return {
-            "head": pack(self.arrays(), {"type": "additive", **self.meta()}),
+            "head": pack({**self.arrays(), **weights}, {"type": "additive", **self.meta()}),
             "projection": pack({"matrix": self.projection.matrix}, {"type": "projection"}),
         }
 
     @classmethod
     def restore(
-        cls, arrays: Mapping[str, NDArray[np.generic]], meta: Meta, *, projection: Projection
+        cls,
+        arrays: Mapping[str, NDArray[np.generic]],
+        meta: Meta,
+        *,
+        full: Columns,
+        lead: Columns,
+        projection: Projection,
     ) -> SolvedAdditive:
-        """Take up what `arrays` and `meta` gave."""
+        """Take up what `arrays` and `meta` gave, with the columns that they leave out."""
         fields = {name: np.array(arrays[name]) for name in _ARRAYS}
         return cls(
             labels=tuple(meta["labels"]),
             calibration=Calibration.restore(np.array(arrays["known_quantiles"]), meta),
             projection=projection,
+            full=full,
+            lead=lead,
             **fields,
         )
 
@@ -172,17 +263,10 @@ class SolvedAdditive:
         """Read what `blobs` wrote."""
         arrays, meta = unpack(blobs["head"])
         matrix, _ = unpack(blobs["projection"])
-        return cls.restore(arrays, meta, projection=Projection(matrix["matrix"]))
-
-
-def _columns(weights: NDArray[np.float16], scales: Floats) -> Tensor:
-    rows = torch.from_numpy(weights.astype(np.float32) * (scales[:, None] * CODE_STEP))
-    return rows.T.contiguous()
-
-
-def halved(weights: Tensor) -> tuple[NDArray[np.float16], Floats]:
-    """Round rows to half precision, each divided by its largest magnitude."""
-    if not weights.numel():
-        return np.zeros(tuple(weights.shape), np.float16), np.zeros(len(weights), np.float32)
-    scales = weights.abs().amax(dim=1).clamp_min(1e-30)
-    return (weights / scales.unsqueeze(1)).half().numpy(), scales.float().numpy()
+        return cls.restore(
+            arrays,
+            meta,
+            full=Columns(arrays["weights"], arrays["row_scales"]),
+            lead=Columns(arrays["lead_weights"], arrays["lead_scales"]),
+            projection=Projection(matrix["matrix"]),
+        )

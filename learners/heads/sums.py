@@ -35,7 +35,8 @@ class Moments:
 
     Attributes:
         rows: in the sums.
-        second: float64 [d, d], mean of phi phi' over rows.
+        gram: float64 [d, d], sum over rows of codes times codes; whoever reads it copies.
+        step: what one of it is in the mean of phi phi'.
         means: float64 [alive, d], mean of phi of every label, zeros where it has no row.
         counts: float64 [alive], rows of each.
         centres: float64 [alive, d], what stands for each label: its mean, or its mean and its name.
@@ -44,18 +45,30 @@ class Moments:
     """
 
     rows: float
-    second: Tensor
+    gram: Tensor
+    step: float
     means: Tensor
     counts: Tensor
     centres: Tensor
     former: Tensor
     former_counts: Tensor
 
+    @property
+    def dimensions(self) -> int:
+        """Length of phi, as far as it is looked at."""
+        return len(self.gram)
+
+    @property
+    def second(self) -> Tensor:
+        """Mean of phi phi' over rows: float64 [d, d], made anew."""
+        return self.gram * self.step
+
     def single(self) -> Moments:
         """Give the same in float32: half the work, and exact enough where nothing is kept of it."""
         return Moments(
             rows=self.rows,
-            second=self.second.float(),
+            gram=self.second.float(),
+            step=1.0,
             means=self.means.float(),
             counts=self.counts.float(),
             centres=self.centres.float(),
@@ -66,7 +79,7 @@ class Moments:
     def within(self) -> Tensor:
         """Give the scatter within labels: the mean of (phi - mean)(phi - mean)', float64 [d, d]."""
         shares = (self.counts / self.rows).unsqueeze(1)
-        scatter = torch.addmm(self.second, self.means.T, shares * self.means, alpha=-1)
+        scatter = self.second.addmm_(self.means.T, shares * self.means, alpha=-1)
         if len(self.former):
             shares = (self.former_counts / self.rows).unsqueeze(1)
             scatter.addmm_(self.former.T, shares * self.former, alpha=-1)
@@ -114,6 +127,12 @@ class AdditiveSums:
         """Mean feature row by label, zeros where there is none: float64 [labels, features]."""
         counts = self.counts.clamp_min(1).unsqueeze(1)
         return self._raw[: len(self.labels)] / counts / float(1 << FIXED_BITS)
+
+    @property
+    def nbytes(self) -> int:
+        """Main memory that the sums take, rows that wait among them."""
+        sums = (self._gram, self._lead_gram, self._sums, self._raw, self._former)
+        return sum(one.nbytes for one in (*sums, *self._pending, *self._lead_pending))
 
     def row_of(self, label: str) -> int:
         """Give the row of a label, a new one when it was never seen."""
@@ -244,7 +263,8 @@ class AdditiveSums:
         means = self._sums[alive, :d] * (CODE_STEP / counts.clamp_min(1).unsqueeze(1))
         return Moments(
             rows=rows,
-            second=gram * (CODE_STEP**2 / rows),
+            gram=gram,
+            step=CODE_STEP**2 / rows,
             means=means,
             counts=counts,
             centres=means,
