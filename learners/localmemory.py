@@ -27,6 +27,7 @@ from learners.rehearsal import (
     check_bounds,
     check_draws,
     levels_told,
+    row_bytes,
 )
 
 _ADMITS_SOME = ("reservoir", "loss-aware")
@@ -227,7 +228,7 @@ class LocalMemory:
     def _offer(self, row: ReplayRow) -> str:
         """Offer one row: answers its fate, a field of `OfferReport`."""
         part: Part = "h" if row.held_out else "t"
-        needed = len(msgspec.msgpack.encode(row)) + len(row.id.encode())
+        needed = row_bytes(row)
         kept = self._rows.kept.get(row.id)
         admit, self._seed = chances(row)
         if kept is not None and kept.row.revision >= row.revision:

@@ -67,7 +67,7 @@ class Kept:
     Attributes:
         row: as it was offered.
         part: where it is.
-        bytes: as Redis would store it, with its id.
+        bytes: as Redis would store it, with its name and place.
         arrival: its number in the order of arrival.
         level: of its last told loss, or None while none was told.
     """

@@ -40,6 +40,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
+import msgspec
+
 from schemas.fields import Label
 
 Policy = Literal["class-balanced", "reservoir", "recency-mixed", "loss-aware"]
@@ -58,6 +60,9 @@ RECENT_ROWS = 2_000
 LAST_LEVEL = 32  # of the grid of losses, both ways from loss 1
 STEPS_OF_OCTAVE = 4
 PRIORITY_POWER = 0.6  # Schaul et al., section 4: proportional variant
+PLACE_BYTES = 22  # of a row's name and place, stored beside it
+
+_fields = msgspec.msgpack.Decoder(tuple[str, str, Label, str, int, bool])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,8 @@ class ReplaySize(NamedTuple):
 
     Attributes:
         rows: rows that train.
-        bytes: of all rows as stored, with their ids; the memory's own structures come on top.
+        bytes: of all rows as stored, with their names and places; lists of names, and what the
+            server needs for itself, come on top.
         held_out_rows: rows kept apart.
     """
 
@@ -233,6 +239,27 @@ def levels_told(ids: Sequence[str], losses: Sequence[float]) -> dict[str, int]:
         exact = STEPS_OF_OCTAVE * math.log2(loss) if loss > 0.0 else -LAST_LEVEL
         told[id_] = max(-LAST_LEVEL, min(LAST_LEVEL, round(exact)))
     return told
+
+
+def written(row: ReplayRow) -> bytes:
+    """Write a row as it is stored: MessagePack, fields in their order."""
+    fields = (row.id, row.user, row.label, row.text, row.revision, row.held_out)
+    return msgspec.msgpack.encode(fields)
+
+
+def read_back(data: bytes) -> ReplayRow:
+    """Read what `written` wrote.
+
+    Example:
+        >>> read_back(written(ReplayRow("a", "u", ("x", "y"), "text", revision=2)))
+        ReplayRow(id='a', user='u', label=('x', 'y'), text='text', revision=2, held_out=False)
+    """
+    return ReplayRow(*_fields.decode(data))
+
+
+def row_bytes(row: ReplayRow) -> int:
+    """Count what a row takes of the bound in bytes: as it is stored, with its name and place."""
+    return len(written(row)) + PLACE_BYTES
 
 
 def priority(level: int) -> int:

@@ -1,7 +1,8 @@
 """Replay memory in Redis: what one task may rehearse, bounded exactly, by the laws of rehearsal.
 
 Owns insertion, eviction, drawing and erasure, all on the server in one round trip a batch, atomic
-under any number of writers; must not know torch, models or Kafka.
+under any number of writers; must not know torch, models or Kafka. What is stored is drawn in
+`lua/replay_state.lua`.
 
 Chance comes from outside: a sample from the caller's draws, an offer from a hash of its id and
 revision, so that the same offers in the same order leave the same memory. Classes are in the order
@@ -10,10 +11,11 @@ of the server's collation, which is that of their code points in the C locale.
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
-import msgspec
 import redis
 
 from learners.rehearsal import (
@@ -28,6 +30,8 @@ from learners.rehearsal import (
     check_bounds,
     check_draws,
     levels_told,
+    read_back,
+    written,
 )
 from learners.scripts import Argument, Script, check_client, pack, run_scripts
 
@@ -48,7 +52,10 @@ _ROWS = Script("replay_rows", parts=["replay_state"])
 _HELD_OUT = Script("replay_held_out", parts=["replay_state"])
 _ERASE = Script("replay_erase", parts=["replay_state"])
 
-_read_row = msgspec.msgpack.Decoder(ReplayRow)
+FORMAT = 2  # of what is stored: another one is another memory
+
+_CHANCES = struct.Struct(">dI")
+_HEAD_BYTES = 14  # before a row, see replay_state.lua
 
 
 class ReplayMemory:
@@ -82,7 +89,7 @@ class ReplayMemory:
         check_bounds(max_rows=max_rows, max_bytes=max_bytes, held_out_rows=held_out_rows)
         self.laws = laws
         self._redis = client
-        self._base = f"{namespace}:{{r.{task}}}:"
+        self._base = f"{namespace}:{{r.{task}}}:{FORMAT}:"
         self._cuts = pack(self.laws.cuts())
         self._bounds: list[Argument] = [max_rows, max_bytes, held_out_rows]
 
@@ -94,10 +101,11 @@ class ReplayMemory:
         """
         if not rows:
             return OfferReport(0, 0, 0, 0, 0)
-        offers = [_packed(row) for row in rows]
-        blobs = [msgspec.msgpack.encode(row) for row in rows]
-        laws: list[Argument] = [self.laws.policy, self.laws.recent_rows]
-        return OfferReport(*self._run(_OFFER, [*laws, *self._bounds, pack(offers), *blobs]))
+        laws: list[Argument] = [self.laws.policy, self.laws.recent_rows, *self._bounds]
+        draws = b"".join(_CHANCES.pack(*chances(row)) for row in rows)
+        stored = [written(row) for row in rows]
+        names = _names([row.id for row in rows])
+        return OfferReport(*self._run(_OFFER, [*laws, names, draws, *stored]))
 
     def sample(self, rows: int, *, draws: Sequence[float]) -> list[ReplayRow]:
         """Draw rows that train, with replacement: one round trip.
@@ -116,7 +124,7 @@ class ReplayMemory:
             return []
         packed = pack([float(draw) for draw in draws])
         drawn = self._run(_SAMPLE, [self.laws.recent_rows, self._cuts, packed])
-        return [_read_row.decode(row) for row in drawn]
+        return [_read(row) for row in drawn]
 
     def tell(self, ids: Sequence[str], losses: Sequence[float]) -> int:
         """Note the last known loss of rows: one round trip, no effect when told again.
@@ -131,7 +139,9 @@ class ReplayMemory:
         Too few losses or too many, or one that is negative or not finite, is a `ValueError`.
         """
         told = levels_told(ids, losses)
-        return int(self._run(_TELL, [pack(list(told.items()))])[0]) if told else 0
+        if not told:
+            return 0
+        return int(self._run(_TELL, [_names(list(told)), pack(list(told.values()))])[0])
 
     def rows(self, *, piece_rows: int = 500) -> Iterator[ReplayRow]:
         """Read all rows that train, oldest first, in pieces of one round trip each.
@@ -150,10 +160,10 @@ class ReplayMemory:
         """
         if piece_rows < 1:
             raise ValueError(f"piece_rows is {piece_rows}: it must be 1 or more")
-        piece: list[Any] = self._run(_ROWS, ["-inf", piece_rows])
+        piece: list[Any] = self._run(_ROWS, [-1, piece_rows])
         while piece:
             last, rows = piece
-            yield from (_read_row.decode(row) for row in rows)
+            yield from (_read(row) for row in rows)
             piece = self._run(_ROWS, [last, piece_rows])
 
     def held_out(self, rows: int) -> list[ReplayRow]:
@@ -168,17 +178,18 @@ class ReplayMemory:
         Returns:
             Always the same rows of the same memory, no row twice, in order of arrival.
         """
-        return [_read_row.decode(row) for row in self._run(_HELD_OUT, [rows])]
+        return [_read(row) for row in self._run(_HELD_OUT, [rows])]
 
     def get(self, id_: str) -> ReplayRow | None:
         """Read one row by its id, of either part."""
-        row = self._redis.hget(f"{self._base}rows", id_)
-        return None if row is None else _read_row.decode(_bytes(row))
+        stored = cast("bytes | None", self._redis.hget(f"{self._base}rows", _names([id_])))
+        row = None if stored is None else _read(stored)
+        return row if row is not None and row.id == id_ else None
 
     def ids(self) -> list[str]:
         """List the ids of all rows, of both parts, sorted; reads in pieces, for audits."""
-        pieces = self._redis.hscan_iter(f"{self._base}at", count=1000)
-        return sorted({_bytes(id_).decode() for id_, _ in pieces})
+        pieces = self._redis.hscan_iter(f"{self._base}rows", count=1000)
+        return sorted({_read(cast("bytes", stored)).id for _, stored in pieces})
 
     def size(self) -> ReplaySize:
         """Count what is in memory."""
@@ -200,12 +211,15 @@ class ReplayMemory:
         return answer
 
 
-def _bytes(value: object) -> bytes:
-    assert isinstance(value, bytes)
-    return value
+def _names(ids: Sequence[str]) -> bytes:
+    """Name rows by 64-bit hashes of their ids, one after the other.
+
+    Two of `n` rows share a name with a probability of about n² / 2^65: one in a billion for the
+    default bound. The later one of them is then taken for known.
+    """
+    digests = (hashlib.blake2b(id_.encode(), digest_size=8, person=b"ms-rows") for id_ in ids)
+    return b"".join(digest.digest() for digest in digests)
 
 
-def _packed(row: ReplayRow) -> list[object]:
-    """Write what replay_offer.lua must know of a row."""
-    part = "h" if row.held_out else "t"
-    return [row.id, row.revision, part, row.balanced_class, row.user, *chances(row)]
+def _read(stored: bytes) -> ReplayRow:
+    return read_back(stored[_HEAD_BYTES:])

@@ -2,10 +2,7 @@
 -- newest: always the same ones of the same memory.
 --
 -- ARGV: how many at most. Answers the rows in order of arrival.
-local classes, held = classes_of('h'), 0
-for _, class in ipairs(classes) do
-  held = held + class.size
-end
+local classes, held = classes_of('h'), counts['rows:h']
 local left = math.min(tonumber(ARGV[1]), held)
 while left > 0 do -- one more row of every class that has one
   for _, class in ipairs(classes) do
@@ -16,29 +13,31 @@ while left > 0 do -- one more row of every class that has one
   end
 end
 
--- Rows that came before arrivals of this part were kept are the oldest.
 local rank = {}
-for n, id in ipairs(redis.call('ZRANGE', base .. 'order:h', 0, -1)) do
-  rank[id] = n
+for _, page in ipairs(pages_of('h')) do
+  local entries = redis.call('HGET', base .. 'order:h', page)
+  for first = 1, #entries, ENTRY do
+    rank[string.sub(entries, first + 1, first + NAME)] = PAGE * page + string.byte(entries, first)
+  end
 end
 local function is_older(a, b)
-  local rank_a, rank_b = rank[a] or 0, rank[b] or 0
-  return rank_a < rank_b or (rank_a == rank_b and a < b)
+  return rank[a] < rank[b]
 end
 
-local ids = {}
+local names = {}
 for _, class in ipairs(classes) do
   if class.taken then
-    local all = redis.call('HVALS', base .. 'slots:h:' .. class.name)
+    local list = 'slots:h:' .. class.name
+    local all = names_in(redis.call('GETRANGE', base .. list, 0, NAME * class.size - 1))
     table.sort(all, is_older)
     for n = 1, class.taken do -- of one row alone, the newest
       local at = class.size
       if class.taken > 1 then
         at = 1 + math.floor((n - 1) * (class.size - 1) / (class.taken - 1))
       end
-      ids[#ids + 1] = all[at]
+      names[#names + 1] = all[at]
     end
   end
 end
-table.sort(ids, is_older)
-return rows_of(ids)
+table.sort(names, is_older)
+return rows_of(names)

@@ -9,34 +9,33 @@ end
 -- Rows of no told loss come last, and weigh what those of the most urgent level do.
 --   sign: 1 for the priority, -1 for its inverse
 local function levels_of(sign)
-  local flat, levels, untold = redis.call('HGETALL', base .. 'levels'), {}, nil
-  for n = 1, #flat, 2 do
-    local level = {name = flat[n], size = tonumber(flat[n + 1]), height = tonumber(flat[n])}
-    if flat[n] == UNTOLD then
+  local told, untold, total = {}, nil, 0
+  for name, size in pairs(levels_now().sizes) do
+    local level = {name = name, size = size, height = tonumber(name)}
+    if name == UNTOLD then
       untold = level
     else
-      levels[#levels + 1] = level
+      told[#told + 1] = level
     end
   end
-  table.sort(levels, function(a, b) return a.height < b.height end)
+  table.sort(told, function(a, b) return a.height < b.height end)
   if untold then
-    untold.height = #levels > 0 and levels[#levels].height or 0
-    levels[#levels + 1] = untold
+    untold.height = #told > 0 and told[#told].height or 0
+    told[#told + 1] = untold
   end
-  local total = 0
-  for _, level in ipairs(levels) do
+  for _, level in ipairs(told) do
     level.weight = priority(sign * level.height)
     total = total + level.weight * level.size
   end
-  return levels, total
+  return told, total
 end
 
 -- The row whose weight holds the whole number `at`, of 0..total-1.
-local function row_at_weight(levels, at)
-  for _, level in ipairs(levels) do
+local function name_at_weight(told, at)
+  for _, level in ipairs(told) do
     local mass = level.weight * level.size
     if at < mass then
-      return redis.call('HGET', base .. 'level:' .. level.name, math.floor(at / level.weight))
+      return name_at('level:' .. level.name, math.floor(at / level.weight))
     end
     at = at - mass
   end

@@ -2,13 +2,19 @@
 --
 -- ARGV: arrival after which to start, how many rows at most. Answers {arrival of the last one, rows},
 -- or nothing when there is none.
-local flat = redis.call('ZRANGEBYSCORE', base .. 'order', '(' .. ARGV[1], '+inf', 'WITHSCORES',
-  'LIMIT', 0, ARGV[2])
-if #flat == 0 then
+local after, most, names, last = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, nil
+for _, page in ipairs(pages_of('t')) do
+  if PAGE * (page + 1) > after and #names < most then
+    local entries = redis.call('HGET', base .. 'order:t', page)
+    for first = 1, #entries, ENTRY do
+      local arrival = PAGE * page + string.byte(entries, first)
+      if arrival > after and #names < most then
+        names[#names + 1], last = string.sub(entries, first + 1, first + NAME), arrival
+      end
+    end
+  end
+end
+if #names == 0 then
   return {}
 end
-local ids = {}
-for n = 1, #flat, 2 do
-  ids[#ids + 1] = flat[n]
-end
-return {flat[#flat], rows_of(ids)}
+return {string.format('%.0f', last), rows_of(names)}

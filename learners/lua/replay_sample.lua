@@ -27,33 +27,32 @@ local function class_at(row)
   return low
 end
 
-local function id_at(class, slot)
-  return redis.call('HGET', base .. 'slots:t:' .. class.name, slot)
+local function of_class(class, slot)
+  return name_at('slots:t:' .. class.name, slot)
 end
 
-local levels, mass -- read when a law needs them
+local told, mass -- read when a law needs them
 
 local LAWS = {
   -- Uniform over classes, then within: the draw's integer part, then its fraction.
   ['class-balanced'] = function(draw)
     local scaled = draw * #classes
     local class = classes[math.floor(scaled) + 1]
-    return id_at(class, math.floor((scaled - math.floor(scaled)) * class.size))
+    return of_class(class, math.floor((scaled - math.floor(scaled)) * class.size))
   end,
   uniform = function(draw)
     local row = math.floor(draw * total)
     local class = class_at(row)
-    return id_at(classes[class], row - (ends[class] - classes[class].size))
+    return of_class(classes[class], row - (ends[class] - classes[class].size))
   end,
   recent = function(draw)
-    local newest = math.floor(draw * math.min(recent_rows, total))
-    return redis.call('ZREVRANGE', base .. 'order', newest, newest)[1]
+    return name_from_newest(math.floor(draw * math.min(recent_rows, total)))
   end,
   loss = function(draw)
-    if not levels then
-      levels, mass = levels_of(1)
+    if not told then
+      told, mass = levels_of(1)
     end
-    return row_at_weight(levels, math.floor(draw * mass))
+    return name_at_weight(told, math.floor(draw * mass))
   end
 }
 
@@ -67,9 +66,9 @@ local function law_of(draw)
   return LAWS[law], math.min((draw - start) / width, 1 - 2 ^ -53)
 end
 
-local ids = {}
+local names = {}
 for n, draw in ipairs(cmsgpack.unpack(ARGV[3])) do
   local law, stretched = law_of(draw)
-  ids[n] = law(stretched)
+  names[n] = law(stretched)
 end
-return rows_of(ids)
+return rows_of(names)

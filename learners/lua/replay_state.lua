@@ -1,103 +1,264 @@
 -- State of one task's replay memory. Put before the scripts that change or read it.
 --
 -- KEYS[1] is the start of every key; its hash tag keeps them in one cluster slot. A row lives in one
--- of two parts: t (train) and h (held out).
---   rows              hash: id to the row as the caller wrote it
---   at                hash: id to {part, class, slot, bytes, user, revision}, and for a row of t
---                     {..., level, slot in its level}
+-- of two parts: t (train) and h (held out). Its name is a hash of its id, of 8 bytes; lists of rows
+-- are names without anything between them, since what each row costs is mostly such places.
+--   rows              hash: name to its head (slot, level, slot in its level, arrival) and the row as
+--                     the caller wrote it: MessagePack {id, user, label, text, revision, held out}
 --   sizes:<part>      hash: class to how many rows it has
---   slots:<part>:<c>  hash: 0..size-1 to id; a row that leaves is replaced by the last one
+--   slots:<part>:<c>  list of names; a row that leaves is replaced by the last one
 --   levels            hash: level of the last told loss to how many rows of t have it; 'new': untold
---   level:<l>         hash: 0..size-1 to id, as slots
---   order, order:h    sorted sets: ids of t, and of h, by arrival
---   user:<user>       set of ids
+--   level:<l>         list of names, as slots
+--   order:<part>      hash: page to {arrival within the page, name}, 9 bytes each, by arrival
+--   users             hash: bucket of users to the list of their rows' names
 --   n                 hash: rows:<part>, bytes:<part>, offers, arrivals
 local base = KEYS[1]
 local PARTS = {'t', 'h'}
-local ORDER = {t = 'order', h = 'order:h'}
-local SLOT, LEVEL, LEVEL_SLOT = 3, 7, 8 -- places in `at`
-local UNTOLD = 'new'
+local NAME, HEAD = 8, '>I4bI4I5'
+local HEAD_BYTES = 14
+local UNTOLD, OF_NO_LEVEL = 'new', -128 -- in a head, untold is 127
+local PAGE, ENTRY = 128, 9 -- arrivals of a page, and bytes of one
+local SHRUNK = 256 -- rows by which a list shrinks until its memory is given back
+local COUNTS = {'rows:t', 'rows:h', 'bytes:t', 'bytes:h', 'offers', 'arrivals'}
 
-local function number(field)
-  return tonumber(redis.call('HGET', base .. 'n', field)) or 0
+local counts, sizes, levels = {}, {}, {} -- read once, kept true, and written by `save`
+for n, value in ipairs(redis.call('HMGET', base .. 'n', unpack(COUNTS))) do
+  counts[COUNTS[n]] = tonumber(value) or 0
 end
 
-local function place(id)
-  local at = redis.call('HGET', base .. 'at', id)
-  return at and cmsgpack.unpack(at)
+local function table_at(key)
+  local flat, read = redis.call('HGETALL', base .. key), {}
+  for n = 1, #flat, 2 do
+    read[flat[n]] = tonumber(flat[n + 1])
+  end
+  return {key = key, sizes = read, changed = {}}
+end
+for _, part in ipairs(PARTS) do
+  sizes[part] = table_at('sizes:' .. part)
 end
 
-local function put_place(id, at)
-  redis.call('HSET', base .. 'at', id, cmsgpack.pack(at))
+local function levels_now()
+  if not levels.sizes then
+    levels = table_at('levels')
+  end
+  return levels
+end
+
+-- Write what changed. Every script that changes anything ends with it.
+local function save()
+  local flat = {}
+  for n, name in ipairs(COUNTS) do
+    flat[2 * n - 1], flat[2 * n] = name, string.format('%.0f', counts[name])
+  end
+  redis.call('HSET', base .. 'n', unpack(flat))
+  for _, one in ipairs({sizes.t, sizes.h, levels}) do
+    for name in pairs(one.changed or {}) do
+      if one.sizes[name] then
+        redis.call('HSET', base .. one.key, name, one.sizes[name])
+      else
+        redis.call('HDEL', base .. one.key, name)
+      end
+    end
+  end
 end
 
 -- Classes of a part with their sizes, by name, so that the same memory always draws the same rows.
 local function classes_of(part)
-  local flat, classes = redis.call('HGETALL', base .. 'sizes:' .. part), {}
-  for n = 1, #flat, 2 do
-    classes[#classes + 1] = {name = flat[n], size = tonumber(flat[n + 1])}
+  local classes = {}
+  for name, size in pairs(sizes[part].sizes) do
+    classes[#classes + 1] = {name = name, size = size}
   end
   table.sort(classes, function(a, b) return a.name < b.name end)
   return classes
 end
 
--- Append a row to a list of slots whose size is `sizes[name]`. Answers its slot.
-local function join_slots(sizes, name, slots, id)
-  local slot = redis.call('HINCRBY', base .. sizes, name, 1) - 1
-  redis.call('HSET', base .. slots .. name, slot, id)
+local function name_at(list, slot)
+  return redis.call('GETRANGE', base .. list, NAME * slot, NAME * slot + NAME - 1)
+end
+
+local function stored(name)
+  return redis.call('HGET', base .. 'rows', name)
+end
+
+-- What is known of a row, from what is stored of it.
+local function read_row(value)
+  local row = {}
+  row.slot, row.level, row.level_slot, row.arrival = struct.unpack(HEAD, value)
+  row.id, row.user, row.label, row.text, row.revision, row.held_out = unpack(
+    cmsgpack.unpack(string.sub(value, HEAD_BYTES + 1)))
+  row.part = row.held_out and 'h' or 't'
+  row.class = type(row.label) == 'string' and row.label or row.label[1] or ''
+  row.bytes = #value + NAME
+  return row
+end
+
+local function level_name(level)
+  return level == 127 and UNTOLD or string.format('%d', level)
+end
+
+-- Append a row to a list whose size is `of.sizes[of_name]`. Answers its slot.
+local function join_list(of, of_name, list, name)
+  local slot = of.sizes[of_name] or 0
+  of.sizes[of_name], of.changed[of_name] = slot + 1, true
+  redis.call('SETRANGE', base .. list, NAME * slot, name)
   return slot
 end
 
--- Take the row at `slot` out; `field` is where the row that moves there remembers its slot.
-local function leave_slots(sizes, name, slots, slot, field)
-  local last = redis.call('HINCRBY', base .. sizes, name, -1)
+-- Take the row at `slot` out; the row that moves there remembers its slot at byte `at` of its head.
+local function leave_list(of, of_name, list, slot, at)
+  local last = of.sizes[of_name] - 1
+  of.sizes[of_name], of.changed[of_name] = last > 0 and last or nil, true
   if last ~= slot then
-    local moved = redis.call('HGET', base .. slots .. name, last)
-    local moved_at = place(moved)
-    moved_at[field] = slot
-    redis.call('HSET', base .. slots .. name, slot, moved)
-    put_place(moved, moved_at)
+    local moved = name_at(list, last)
+    local value = stored(moved)
+    redis.call('SETRANGE', base .. list, NAME * slot, moved)
+    redis.call('HSET', base .. 'rows', moved,
+      string.sub(value, 1, at - 1) .. struct.pack('>I4', slot) .. string.sub(value, at + 4))
   end
-  redis.call('HDEL', base .. slots .. name, last)
   if last == 0 then
-    redis.call('HDEL', base .. sizes, name)
+    redis.call('DEL', base .. list)
+  elseif last % SHRUNK == 0 and redis.call('STRLEN', base .. list) > 2 * NAME * last then
+    redis.call('SET', base .. list, redis.call('GETRANGE', base .. list, 0, NAME * last - 1))
   end
 end
 
-local function remove(id, at)
-  local part, class, slot, bytes, user = unpack(at)
-  leave_slots('sizes:' .. part, class, 'slots:' .. part .. ':', slot, SLOT)
-  if part == 't' then
-    leave_slots('levels', at[LEVEL], 'level:', at[LEVEL_SLOT], LEVEL_SLOT)
+local page_rows = {} -- by page of t: rows in it, where that was asked for
+
+local function join_order(part, arrival, name)
+  local key, page = base .. 'order:' .. part, math.floor(arrival / PAGE)
+  local entries = redis.call('HGET', key, page) or ''
+  redis.call('HSET', key, page, entries .. string.char(arrival % PAGE) .. name)
+  if part == 't' and page_rows[page] then
+    page_rows[page] = page_rows[page] + 1
   end
-  redis.call('ZREM', base .. ORDER[part], id)
-  redis.call('HDEL', base .. 'rows', id)
-  redis.call('HDEL', base .. 'at', id)
-  redis.call('SREM', base .. 'user:' .. user, id)
-  redis.call('HINCRBY', base .. 'n', 'rows:' .. part, -1)
-  redis.call('HINCRBY', base .. 'n', 'bytes:' .. part, -bytes)
 end
 
-local function insert(id, revision, part, class, user, row)
-  local bytes = #row + #id
-  local at = {part, class, 0, bytes, user, revision}
-  at[SLOT] = join_slots('sizes:' .. part, class, 'slots:' .. part .. ':', id)
-  if part == 't' then
-    at[LEVEL], at[LEVEL_SLOT] = UNTOLD, join_slots('levels', UNTOLD, 'level:', id)
+local function leave_order(part, arrival)
+  local key, page, offset = base .. 'order:' .. part, math.floor(arrival / PAGE), arrival % PAGE
+  local entries = redis.call('HGET', key, page)
+  local low, high = 0, #entries / ENTRY - 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if string.byte(entries, ENTRY * middle + 1) < offset then
+      low = middle + 1
+    else
+      high = middle
+    end
   end
-  redis.call('ZADD', base .. ORDER[part], redis.call('HINCRBY', base .. 'n', 'arrivals', 1), id)
-  put_place(id, at)
-  redis.call('HSET', base .. 'rows', id, row)
-  redis.call('SADD', base .. 'user:' .. user, id)
-  redis.call('HINCRBY', base .. 'n', 'rows:' .. part, 1)
-  redis.call('HINCRBY', base .. 'n', 'bytes:' .. part, bytes)
+  if #entries == ENTRY then
+    redis.call('HDEL', key, page)
+  else
+    redis.call('HSET', key, page,
+      string.sub(entries, 1, ENTRY * low) .. string.sub(entries, ENTRY * low + ENTRY + 1))
+  end
+  if part == 't' and page_rows[page] then
+    page_rows[page] = page_rows[page] - 1
+  end
 end
 
--- Rows by id, in order; a few hundred at a time, since Lua's stack is bounded.
-local function rows_of(ids)
+local function pages_of(part)
+  local pages = {}
+  for n, page in ipairs(redis.call('HKEYS', base .. 'order:' .. part)) do
+    pages[n] = tonumber(page)
+  end
+  table.sort(pages)
+  return pages
+end
+
+-- The row of t that has `rank` newer ones. Pages are looked at one by one, and listed only where
+-- many in a row are empty.
+local function name_from_newest(rank)
+  local page, empty, pages = math.floor(counts.arrivals / PAGE), 0, nil
+  while true do
+    local rows = page_rows[page]
+    if not rows then
+      rows = redis.call('HSTRLEN', base .. 'order:t', page) / ENTRY
+      page_rows[page] = rows
+    end
+    if rank < rows then
+      local at = ENTRY * (rows - 1 - rank)
+      return string.sub(redis.call('HGET', base .. 'order:t', page), at + 2, at + ENTRY)
+    end
+    rank, empty = rank - rows, rows == 0 and empty + 1 or 0
+    page = page - 1
+    if empty > 32 then
+      pages = pages or pages_of('t')
+      while pages[#pages] > page do
+        pages[#pages] = nil
+      end
+      page, empty = pages[#pages], 0
+    end
+  end
+end
+
+local function bucket_of(user)
+  return string.sub(redis.sha1hex(user), 1, 3)
+end
+
+local function names_in(list)
+  local names = {}
+  for first = 1, #list, NAME do
+    names[#names + 1] = string.sub(list, first, first + NAME - 1)
+  end
+  return names
+end
+
+local function join_user(user, name)
+  local bucket = bucket_of(user)
+  redis.call('HSET', base .. 'users', bucket, (redis.call('HGET', base .. 'users', bucket) or '') .. name)
+end
+
+local function leave_user(user, name)
+  local bucket = bucket_of(user)
+  local list, kept = redis.call('HGET', base .. 'users', bucket), {}
+  for _, other in ipairs(names_in(list)) do
+    if other ~= name then
+      kept[#kept + 1] = other
+    end
+  end
+  if #kept == 0 then
+    redis.call('HDEL', base .. 'users', bucket)
+  else
+    redis.call('HSET', base .. 'users', bucket, table.concat(kept))
+  end
+end
+
+local function count(part, rows, bytes)
+  counts['rows:' .. part] = counts['rows:' .. part] + rows
+  counts['bytes:' .. part] = counts['bytes:' .. part] + bytes
+end
+
+local function remove(name, row)
+  leave_list(sizes[row.part], row.class, 'slots:' .. row.part .. ':' .. row.class, row.slot, 1)
+  if row.part == 't' then
+    local level = level_name(row.level)
+    leave_list(levels_now(), level, 'level:' .. level, row.level_slot, 6)
+  end
+  leave_order(row.part, row.arrival)
+  leave_user(row.user, name)
+  redis.call('HDEL', base .. 'rows', name)
+  count(row.part, -1, -row.bytes)
+end
+
+-- `row` is what `read_row` gives, of which places and bytes come true here.
+local function insert(name, row, written)
+  local arrival, level, level_slot = counts.arrivals + 1, OF_NO_LEVEL, 0
+  counts.arrivals = arrival
+  local slot = join_list(sizes[row.part], row.class, 'slots:' .. row.part .. ':' .. row.class, name)
+  if row.part == 't' then
+    level, level_slot = 127, join_list(levels_now(), UNTOLD, 'level:' .. UNTOLD, name)
+  end
+  join_order(row.part, arrival, name)
+  join_user(row.user, name)
+  redis.call('HSET', base .. 'rows', name, struct.pack(HEAD, slot, level, level_slot, arrival) .. written)
+  count(row.part, 1, HEAD_BYTES + NAME + #written)
+end
+
+-- Rows by name, in order, as they are stored; a few hundred at a time: Lua's stack is bounded.
+local function rows_of(names)
   local rows = {}
-  for first = 1, #ids, 500 do
-    local some = redis.call('HMGET', base .. 'rows', unpack(ids, first, math.min(first + 499, #ids)))
+  for first = 1, #names, 500 do
+    local some = redis.call('HMGET', base .. 'rows', unpack(names, first, math.min(first + 499, #names)))
     for _, row in ipairs(some) do
       rows[#rows + 1] = row
     end

@@ -1,17 +1,26 @@
--- Note the last loss of rows of the train part; ids that are not there are passed over.
+-- Note the last loss of rows of the train part; those that are not there are passed over.
 --
--- ARGV: MessagePack array of {id, level}. Answers {how many were there}.
+-- ARGV: names in one string, MessagePack array of levels. Answers {how many were there}.
 local there = 0
-for _, told in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local id, level = unpack(told)
-  local at = place(id)
-  if at and at[1] == 't' then
+for n, level in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local name = string.sub(ARGV[1], NAME * n - NAME + 1, NAME * n)
+  local value = stored(name)
+  local slot, before, level_slot, arrival = 0, OF_NO_LEVEL, 0, 0
+  if value then
+    slot, before, level_slot, arrival = struct.unpack(HEAD, value)
+  end
+  if before ~= OF_NO_LEVEL then
     there = there + 1
-    if at[LEVEL] ~= level then
-      leave_slots('levels', at[LEVEL], 'level:', at[LEVEL_SLOT], LEVEL_SLOT)
-      at[LEVEL], at[LEVEL_SLOT] = level, join_slots('levels', level, 'level:', id)
-      put_place(id, at)
+    if before ~= level then
+      local from, to = level_name(before), level_name(level)
+      leave_list(levels_now(), from, 'level:' .. from, level_slot, 6)
+      level_slot = join_list(levels_now(), to, 'level:' .. to, name)
+      redis.call('HSET', base .. 'rows', name,
+        struct.pack(HEAD, slot, level, level_slot, arrival) .. string.sub(value, HEAD_BYTES + 1))
     end
   end
+end
+if there > 0 then
+  save()
 end
 return {there}

@@ -10,7 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis as redis_client
 
-from learners.replay import OfferReport, Policy, ReplayLaws, ReplayMemory, ReplayRow
+from learners import replay
+from learners.localmemory import LocalMemory
+from learners.replay import (
+    POLICIES,
+    OfferReport,
+    Policy,
+    ReplayLaws,
+    ReplayMemory,
+    ReplayRow,
+)
+from learners.scripts import pack
 
 MakeMemory = Callable[..., ReplayMemory]
 
@@ -156,18 +166,6 @@ def test_held_out_rows_come_evenly_in_classes_and_in_time_oldest_first(make: Mak
     assert memory.held_out(0) == []
 
 
-def test_rows_held_out_before_their_arrival_was_kept_are_the_oldest(
-    make: MakeMemory, redis: redis_client.Redis
-) -> None:
-    memory = make()
-    memory.offer([row(n, held_out=True) for n in (2, 1, 0)])
-    redis.delete("test:{r.intents}:order:h")
-    memory.offer([row(n, held_out=True) for n in (5, 4)])
-    assert [each.id for each in memory.held_out(9)] == ["id0", "id1", "id2", "id5", "id4"]
-    assert memory.erase_user("u1") == 1
-    assert [each.id for each in memory.held_out(9)] == ["id0", "id2", "id5", "id4"]
-
-
 @pytest.mark.parametrize("policy", ["class-balanced", "reservoir"])
 def test_bytes_are_a_bound_too(make: MakeMemory, policy: Policy) -> None:
     memory = make(policy, max_bytes=5_000)
@@ -199,7 +197,7 @@ def test_a_user_is_erased_from_both_parts(make: MakeMemory, redis: redis_client.
     for user in range(7):
         memory.erase_user(f"u{user}")
     assert memory.size() == (0, 0, 0)
-    assert list(redis.scan_iter()) == [b"test:{r.intents}:n"]
+    assert list(redis.scan_iter()) == [b"test:{r.intents}:2:n"]
 
 
 @pytest.mark.parametrize("policy", ["class-balanced", "reservoir"])
@@ -231,6 +229,49 @@ def test_several_writers_share_the_bound(
     assert len(memory.ids()) == 50
     assert sum(report.added - report.evicted for report in reports) == 50
     assert sum(sum(report[:4]) for report in reports) == 800
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_memory_that_has_seen_much_more_than_it_holds_goes_on_as_one_in_this_process(
+    make: MakeMemory, policy: Policy
+) -> None:
+    """Its oldest rows came thousands of arrivals before its newest, and its lists were longer."""
+    remote = make(policy, max_rows=700)
+    local = LocalMemory(laws=ReplayLaws(policy), max_rows=700, max_bytes=10**6, held_out_rows=10)
+    rows = [row(n, "rare", held_out=n % 9 == 0) for n in range(20)]
+    rows += [row(n, "first") for n in range(20, 1_000)]
+    rows += [row(n, f"c{n % 12}") for n in range(1_000, 7_000)]
+    for start in range(0, len(rows), 500):
+        assert remote.offer(rows[start : start + 500]) == local.offer(rows[start : start + 500])
+        ids = [each.id for each in rows[start : start + 60]]
+        losses = [0.1 * (n % 30) for n in range(60)]
+        assert remote.tell(ids, losses) == local.tell(ids, losses)
+    assert remote.size() == local.size()
+    assert list(remote.rows()) == list(local.rows())
+    assert remote.held_out(10) == local.held_out(10)
+    some = draws(300)
+    for shares in ({"recent": 1.0}, {"uniform": 0.5, "loss": 0.5}, {"class-balanced": 1.0}):
+        remote.laws = local.laws = ReplayLaws(policy, shares, recent_rows=700)  # type: ignore[arg-type]
+        remote._cuts = pack(remote.laws.cuts())
+        assert remote.sample(300, draws=some) == local.sample(300, draws=some)
+
+
+def test_a_list_that_has_become_short_gives_its_memory_back(
+    make: MakeMemory, redis: redis_client.Redis
+) -> None:
+    memory = make(max_rows=2_000, max_bytes=10**7)
+    memory.offer([row(n, "a") for n in range(2_000)])
+    memory.offer([row(n, f"b{n % 9}") for n in range(2_000, 4_000)])
+    assert redis.strlen("test:{r.intents}:2:slots:t:a") < 8 * 600
+
+
+def test_two_ids_of_one_name_do_not_mix(make: MakeMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in a billion memories of the default size has such a pair; the later one stays out."""
+    memory = make()
+    monkeypatch.setattr(replay, "_names", lambda ids: b"the same" * len(ids))
+    assert memory.offer([row(1), row(2, revision=5)]) == OfferReport(1, 0, 1, 0, 0)
+    assert memory.get("id1") == row(1)
+    assert memory.get("id2") is None
 
 
 def test_draws_that_do_not_fit_are_refused(make: MakeMemory) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import struct
 from typing import NamedTuple
 
-import msgspec
 import redis as redis_client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from learners.localmemory import LocalMemory
+from learners.rehearsal import read_back
 from learners.replay import POLICIES, ReplayLaws, ReplayMemory, ReplayRow
 from schemas.fields import Label
 
@@ -58,52 +60,68 @@ def read_hash(redis: redis_client.Redis, key: str) -> dict[str, bytes]:
     return {str(name, "utf-8"): bytes(value) for name, value in redis.hgetall(key).items()}  # type: ignore[arg-type]
 
 
-def read_order(redis: redis_client.Redis, key: str) -> list[str]:
-    return [str(id_, "utf-8") for id_ in redis.zrange(key, 0, -1)]  # type: ignore[arg-type]
+NAME, HEAD, ENTRY = 8, struct.Struct(">IbI"), 9  # as in replay_state.lua
 
 
-def check_order_and_levels(redis: redis_client.Redis, base: str, training: set[str]) -> None:
-    """Every row that trains has one place in the order and one slot of one level, and no other."""
-    assert set(read_order(redis, f"{base}order")) == training
-    levelled: list[str] = []
+def names_in(packed: bytes, *, start: int = 0, step: int = NAME) -> list[bytes]:
+    return [packed[n : n + NAME] for n in range(start, len(packed), step)]
+
+
+def read_list(redis: redis_client.Redis, key: str, size: int) -> list[bytes]:
+    return names_in(bytes(redis.get(key) or b"")[: NAME * size])  # type: ignore[arg-type]
+
+
+def read_order(redis: redis_client.Redis, key: str) -> list[bytes]:
+    pages = sorted((int(page), entries) for page, entries in read_hash(redis, key).items())
+    offsets = [[entries[n] for n in range(0, len(entries), ENTRY)] for _, entries in pages]
+    assert all(sorted(set(some)) == some for some in offsets)
+    return [name for _, entries in pages for name in names_in(entries, start=1, step=ENTRY)]
+
+
+def check_levels(redis: redis_client.Redis, base: str, stored: dict[bytes, bytes]) -> set[bytes]:
+    """Every row that trains is in one slot of one level, as its head says."""
+    levelled: set[bytes] = set()
     for level, count in read_hash(redis, f"{base}levels").items():
-        slots = read_hash(redis, f"{base}level:{level}")
-        assert sorted(int(slot) for slot in slots) == list(range(int(count)))
-        levelled += [id_.decode() for id_ in slots.values()]
-    assert sorted(levelled) == sorted(training)
+        for slot, name in enumerate(read_list(redis, f"{base}level:{level}", int(count))):
+            expected = 127 if level == "new" else int(level)
+            assert HEAD.unpack_from(stored[name])[1:] == (expected, slot)
+            levelled.add(name)
     left = {str(key, "utf-8") for key in redis.scan_iter(f"{base}level:*")}
     assert left == {f"{base}level:{level}" for level in read_hash(redis, f"{base}levels")}
+    return levelled
 
 
 def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) -> None:
-    """Every row is in exactly one slot of its class; slots have no holes; sums are true."""
-    stored = read_hash(redis, f"{base}rows")
-    decoded = {id_: msgspec.msgpack.decode(row, type=ReplayRow) for id_, row in stored.items()}
-    seen: list[str] = []
+    """Every row is in exactly one slot of its class; lists have no holes; sums are true."""
+    stored: dict[bytes, bytes] = redis.hgetall(f"{base}rows")  # type: ignore[assignment]
+    decoded = {name: read_back(value[14:]) for name, value in stored.items()}
+    seen: list[bytes] = []
     for part in "th":
-        for name, count in read_hash(redis, f"{base}sizes:{part}").items():
-            slots = read_hash(redis, f"{base}slots:{part}:{name}")
-            assert sorted(int(slot) for slot in slots) == list(range(int(count)))
-            for id_ in slots.values():
-                row = decoded[id_.decode()]
-                label = row.label if isinstance(row.label, str) else (*row.label, "")[0]
-                assert (label, "h" if row.held_out else "t") == (name, part)
-                seen.append(id_.decode())
-    assert sorted(seen) == sorted(stored) == memory.ids()
-    check_order_and_levels(redis, base, {i for i, row in decoded.items() if not row.held_out})
-    held_out = {id_ for id_, row in decoded.items() if row.held_out}
-    assert set(read_order(redis, f"{base}order:h")) == held_out
-    by_user: dict[str, set[str]] = {}
-    for row in decoded.values():
-        by_user.setdefault(row.user, set()).add(row.id)
-    keys = {str(key, "utf-8") for key in redis.scan_iter(f"{base}user:*")}
-    assert keys == {f"{base}user:{user}" for user in by_user}
-    for user, members in by_user.items():
-        assert redis.smembers(f"{base}user:{user}") == {id_.encode() for id_ in members}
+        for class_, count in read_hash(redis, f"{base}sizes:{part}").items():
+            for slot, name in enumerate(
+                read_list(redis, f"{base}slots:{part}:{class_}", int(count))
+            ):
+                row = decoded[name]
+                assert (row.balanced_class, "h" if row.held_out else "t") == (class_, part)
+                assert HEAD.unpack_from(stored[name])[0] == slot
+                seen.append(name)
+        mine = {name for name, row in decoded.items() if row.held_out == (part == "h")}
+        assert set(read_order(redis, f"{base}order:{part}")) == mine
+    assert sorted(seen) == sorted(stored)
+    assert sorted(row.id for row in decoded.values()) == memory.ids()
+    training = {name for name, row in decoded.items() if not row.held_out}
+    assert check_levels(redis, base, stored) == training
+    buckets: dict[str, set[bytes]] = {}
+    for name, row in decoded.items():
+        bucket = hashlib.sha1(row.user.encode(), usedforsecurity=False).hexdigest()[:3]
+        buckets.setdefault(bucket, set()).add(name)
+    users = read_hash(redis, f"{base}users")
+    assert {bucket: set(names_in(names)) for bucket, names in users.items()} == buckets
+    assert sum(len(names) for names in users.values()) == NAME * len(stored)
     size = memory.size()
-    assert size.rows == sum(not row.held_out for row in decoded.values())
-    assert size.held_out_rows == sum(row.held_out for row in decoded.values())
-    assert size.bytes == sum(len(row) + len(id_.encode()) for id_, row in stored.items())
+    assert size.rows == len(training)
+    assert size.held_out_rows == len(decoded) - len(training)
+    assert size.bytes == sum(NAME + len(value) for value in stored.values())
 
 
 @settings(
@@ -153,12 +171,14 @@ def test_memory_is_bounded_and_whole_after_any_steps(
             assert size.rows <= max_rows
             assert size.bytes <= max_bytes
             assert size.held_out_rows <= held_out_rows
-        check_structure(redis, f"{namespace}:{{r.t}}:", memory)
+        check_structure(redis, f"{namespace}:{{r.t}}:2:", memory)
     drawn = memory.sample(8, draws=[n / 8 for n in range(8)])
     assert len(drawn) == (8 if memory.size().rows else 0)
     assert all(row == memory.get(row.id) and not row.held_out for row in drawn)
     probe = memory.held_out(100)
-    assert [row.id for row in probe] == read_order(redis, f"{namespace}:{{r.t}}:order:h")
+    ordered = read_order(redis, f"{namespace}:{{r.t}}:2:order:h")
+    stored: dict[bytes, bytes] = redis.hgetall(f"{namespace}:{{r.t}}:2:rows")  # type: ignore[assignment]
+    assert probe == [read_back(stored[name][14:]) for name in ordered]
     some = memory.held_out(2)
     assert some == [row for row in probe if row in some]  # in order of arrival too
     in_order = list(memory.rows(piece_rows=2))
@@ -166,7 +186,7 @@ def test_memory_is_bounded_and_whole_after_any_steps(
     for user in ("u", "v", "w:x"):
         memory.erase_user(user)
     assert {bytes(key) for key in redis.scan_iter(f"{namespace}:*")} <= {
-        f"{namespace}:{{r.t}}:n".encode()
+        f"{namespace}:{{r.t}}:2:n".encode()
     }
 
 
