@@ -103,9 +103,9 @@ def decode(contract: type[T], data: bytes | None, headers: Headers | None = None
     """
     if not data:
         raise DecodeError("the message is empty: a JSON object was expected", b"")
-    attributes = {k: v for k, v in headers or () if v and k and k.startswith("ce_")}
+    attributes = {k: v for k, v in headers if v and k and k.startswith("ce_")} if headers else None
     try:
-        message = _read(contract, data, attributes)
+        message: T = _read(contract, data, attributes) if attributes else _parse(contract, data)
     except _UNREADABLE as error:
         version = _other_version(contract, data)
         if version is not None:
@@ -118,17 +118,20 @@ def decode(contract: type[T], data: bytes | None, headers: Headers | None = None
     return message
 
 
+def _parse(contract: Any, data: bytes) -> Any:  # noqa: ANN401 - one of `contract`
+    return _decoder(contract).decode(data)
+
+
 def _read(contract: type[T], data: bytes, attributes: Mapping[str, bytes]) -> T:
     """Parse; where a required field is absent, fill it from CloudEvents attributes first.
 
     Raises:
         ValidationError: a field breaks a rule.
     """
-    known: Any = contract
     try:
-        message: T = _decoder(known).decode(data)
+        message: T = _parse(contract, data)
     except msgspec.ValidationError as error:
-        if not attributes or "missing required field" not in str(error):
+        if "missing required field" not in str(error):
             raise
         fields: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
         name = _single_identity(contract)

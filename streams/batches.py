@@ -14,7 +14,9 @@ from typing import Any
 
 from aiokafka.errors import MessageSizeTooLargeError
 
+from streams.chunks import Chunk
 from streams.decoding import Record, record_of
+from streams.gathering import Gathering
 
 log = logging.getLogger(__name__)
 
@@ -34,25 +36,49 @@ async def each_batch(
 ) -> None:
     """Hand records to `handle` in batches until the agent stops.
 
-    1. Take up to `rows` records, waiting at most `within_s` for more.
+    1. Take up to `rows` records, of one partition or of several, waiting at most `within_s` for
+       more.
     2. Handle them. A transient error (broker or Redis away) is retried with back-off for as long as
        it lasts: lag grows, nothing is lost. Any other error, a message that the broker will
        never take among them, is a fault: the process ends, and after its restart the same records
        come again.
-    3. Acknowledge every record, in order.
+    3. Acknowledge, in order, every event whose records have all been handled: one record each from
+       the stock transport, a chunk each from the fast one.
 
     Args:
-        stream: a Faust stream of raw bytes.
+        stream: a Faust stream of raw bytes, or of chunks.
         handle: must not return before its effects are durable.
         rows: most records of a batch.
         within_s: longest wait for a batch to fill, seconds.
         transient: errors that pass by themselves.
     """
-    async for events in stream.noack_take(rows, within=within_s):
-        records = [record_of(event.message) for event in events]
-        await _handle_until_durable(stream.app, handle, records, transient)
-        for event in events:
-            await stream.ack(event)
+    gathering = Gathering[Any, Record](rows=rows, within_s=within_s)
+    unacknowledged = stream.noack()
+    filling = asyncio.create_task(_fill(gathering, unacknowledged))
+    try:
+        while batch := await gathering.batch():  # 1
+            records, complete = batch
+            await _handle_until_durable(stream.app, handle, records, transient)  # 2
+            for event in complete:  # 3
+                if isinstance(event.value, Chunk):
+                    event.value.durable = True
+                await unacknowledged.ack(event)
+    finally:
+        filling.cancel()
+        await asyncio.wait([filling])
+    filling.result()
+
+
+async def _fill(gathering: Gathering[Any, Record], stream: Any) -> None:  # noqa: ANN401
+    loop = asyncio.get_running_loop()
+    try:
+        async for event in stream.events():
+            chunk = event.value
+            records = chunk.records if isinstance(chunk, Chunk) else [record_of(event.message)]
+            gathering.add(event, records, now_s=loop.time())
+            await gathering.room()
+    finally:
+        gathering.close()
 
 
 async def _handle_until_durable(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,13 +27,12 @@ KEPT_KEY_BYTES = 1024 * 1024
 _SHORTENED = "; too long for a dead letter: "
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One Kafka record as it came.
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One Kafka record as it came; made once an event, so that it must be cheap.
 
     Attributes:
         headers: name and value pairs, in order.
-        time: the record's Kafka timestamp.
+        time_ms: the record's Kafka timestamp, milliseconds since 1970.
     """
 
     topic: str
@@ -42,12 +41,17 @@ class Record:
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...]
-    time: datetime
+    time_ms: int
 
     @property
     def position(self) -> str:
         """Where it stands: `topic:partition:offset`."""
         return f"{self.topic}:{self.partition}:{self.offset}"
+
+    @property
+    def time(self) -> datetime:
+        """The record's Kafka timestamp."""
+        return datetime.fromtimestamp(self.time_ms / 1000, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,20 @@ class Limits:
     max_bytes: int = 1_048_576
     max_age_s: float = 20 * 365 * 86_400.0
     max_ahead_s: float = 300.0
+    _oldest: timedelta = field(init=False, repr=False, compare=False)
+    _youngest: timedelta = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_oldest", _age(self.max_age_s))
+        object.__setattr__(self, "_youngest", -_age(self.max_ahead_s))
+
+    def hold(self, time: datetime, *, now: datetime) -> bool:
+        """Say whether a time is within the bounds; both with a time zone."""
+        return self._youngest <= now - time <= self._oldest
+
+
+def _age(seconds: float) -> timedelta:
+    return timedelta(seconds=min(seconds, timedelta.max.total_seconds() // 2))
 
 
 def record_of(message: Any) -> Record:  # noqa: ANN401
@@ -78,6 +96,22 @@ def record_of(message: Any) -> Record:  # noqa: ANN401
     )
 
 
+def records_of(fetched: Iterable[Any]) -> list[Record]:
+    """Turn what the consumer's client fetched into records, a few hundred at once."""
+    return [
+        Record(
+            row.topic,
+            row.partition,
+            row.offset,
+            row.key,
+            row.value or b"",
+            _pairs(row.headers) if row.headers else (),
+            row.timestamp if row.timestamp > 0 else 0,
+        )
+        for row in fetched
+    ]
+
+
 def make_record(
     *,
     topic: str,
@@ -89,16 +123,22 @@ def make_record(
     timestamp_s: float,
 ) -> Record:
     """Build a record from what a client library hands over; headers may be pairs or a mapping."""
-    pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
     return Record(
-        topic=topic,
-        partition=partition,
-        offset=offset,
-        key=key,
-        value=value or b"",
-        headers=tuple((str(name), value or b"") for name, value in pairs),
-        time=datetime.fromtimestamp(max(0.0, timestamp_s), UTC),
+        topic,
+        partition,
+        offset,
+        key,
+        value or b"",
+        _pairs(headers) if headers else (),
+        round(max(0.0, timestamp_s) * 1000),
     )
+
+
+def _pairs(
+    headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
+) -> tuple[tuple[str, bytes], ...]:
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return tuple([(str(name), value or b"") for name, value in pairs])
 
 
 def decode_record(contract: type[T], record: Record, *, limits: Limits, now: datetime) -> T:
@@ -123,7 +163,7 @@ def decode_record(contract: type[T], record: Record, *, limits: Limits, now: dat
         )
     message = codec.decode(contract, record.value, record.headers)
     time: datetime | None = getattr(message, "time", None)
-    if time is not None:
+    if time is not None and not limits.hold(time, now=now):
         check_time(
             time,
             now=now,

@@ -202,7 +202,7 @@ class Ingest:
             payload=codec.encode(message),
             label=label,
             consent=message.consent,
-            at_ms=_milliseconds(record.time),
+            at_ms=record.time_ms,
         )
 
     def read_feedback(self, record: Record) -> FeedbackArrival:
@@ -228,7 +228,7 @@ class Ingest:
             verb=message.kind,
             labels=labels,
             raw=record.value,
-            at_ms=_milliseconds(record.time),
+            at_ms=record.time_ms,
         )
 
     def _remember(self, examples: Sequence[Example]) -> None:
@@ -310,7 +310,3 @@ def example_of(outcome: Outcome) -> Example:
         revision=joined.revision,
         previous=joined.previous,
     )
-
-
-def _milliseconds(time: datetime) -> int:
-    return int(time.timestamp() * 1000)

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers import aiokafka as driver
 
 from streams.flow import raw_topic
-from streams.transport import set_fetch_wait
+from streams.transport import use_transport
 from tests.flow.conftest import Launch, eventually, launch, wire
 
 __all__ = ["launch", "wire"]
@@ -40,7 +40,7 @@ async def test_the_client_of_a_running_app_has_our_fetch_wait(launch: Launch) ->
             pass
 
     def attach(app: faust.App) -> None:
-        set_fetch_wait(app, fetch_wait_ms=WAIT_MS)
+        use_transport(app, fetch_wait_ms=WAIT_MS, fast=None)
         app.agent(raw_topic(app, "pinned.events"), name="nothing")(nothing)
 
     async with launch("pinned", attach) as role:

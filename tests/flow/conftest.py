@@ -119,7 +119,9 @@ def launch(wire: Wire, tmp_path: Path) -> Launch:
     """Give a context manager that runs a role: `async with launch(name, attach) as role`."""
 
     @asynccontextmanager
-    async def run(name: str, attach: Callable[[faust.App], None]) -> AsyncIterator[Role]:
+    async def run(
+        name: str, attach: Callable[[faust.App], None], **more: Any
+    ) -> AsyncIterator[Role]:
         port = free_port()
         app = make_app(
             AppConfig(
@@ -130,6 +132,7 @@ def launch(wire: Wire, tmp_path: Path) -> Launch:
                 data_dir=tmp_path / name,
                 embedded=True,
                 session_timeout_s=4.0,
+                **more,
             )
         )
         attach(app)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import faust
+import pytest
 import redis as redis_client
 from prometheus_client import CollectorRegistry
 
@@ -48,12 +49,13 @@ def example(number: int, *, revision: int = 1, label: str = "refund") -> Example
     )
 
 
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "stock"])
 async def test_watching_scores_each_pair_once_and_signals_drift(
-    wire: Wire, launch: Launch, redis: redis_client.Redis
+    wire: Wire, launch: Launch, redis: redis_client.Redis, *, fast: bool
 ) -> None:
     # Given 600 answers of which the last 200 are wrong, 10 made before any release, with truths
     # that come in another order, twice, and with corrections; and bytes that are no message
-    topics = Topics("watch-flow")
+    topics = Topics(f"watch-flow-{fast}")
     metrics = Metrics(CollectorRegistry())
     watch = Watch(
         topics=topics,
@@ -80,7 +82,7 @@ async def test_watching_scores_each_pair_once_and_signals_drift(
 
     wire.send(topics.predictions, [("x", b"{not json"), *((a.interaction, a) for a in answers)])
     wire.send(topics.examples, [("u", example(10_000)), *((t.user, t) for t in truths[::2])])
-    async with launch("watch-flow", attach) as role:
+    async with launch(f"watch-flow-{fast}", attach, fast=fast) as role:
         # When half of the truths come, then all, with repeats and corrections
         await eventually(lambda: joined() == 295)
         again = [*truths, *corrections]

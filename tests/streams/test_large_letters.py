@@ -135,9 +135,11 @@ class Stream:
         self.app = app
         self.acknowledged = 0
 
-    async def noack_take(self, rows: int, *, within: float) -> Any:
-        del rows, within
-        yield [Event()]
+    def noack(self) -> Stream:
+        return self
+
+    async def events(self) -> Any:
+        yield Event()
 
     async def ack(self, event: Any) -> None:
         del event

@@ -1,0 +1,119 @@
+"""Events of any size into batches of a bounded size, and back: which events a batch completes.
+
+Owns the order and the waiting; must not know what an event or a record is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+class Gathering(Generic[E, R]):
+    """Events that wait for a batch: one puts them in, one takes batches out, in one event loop.
+
+    A batch has records of several events, or some of one. All stay in the order in which they came.
+    An event is complete with the batch that has its last record.
+
+    Args:
+        rows: most records of a batch.
+        within_s: longest wait of a record for its batch to fill, seconds.
+
+    Example:
+        >>> gathering = Gathering[str, int](rows=3, within_s=0.0)
+        >>> gathering.add("a", [1, 2])
+        >>> gathering.add("b", [3, 4, 5, 6])
+        >>> gathering.take()
+        ([1, 2, 3], ['a'])
+        >>> gathering.take()
+        ([4, 5, 6], ['b'])
+    """
+
+    def __init__(self, *, rows: int, within_s: float) -> None:
+        self.rows = rows
+        self.within_s = within_s
+        self._waiting: deque[tuple[E, Sequence[R], float]] = deque()
+        self._taken = 0  # records of the first event that are in earlier batches
+        self._count = 0
+        self._closed = False
+        self._changed = asyncio.Event()  # for who takes
+        self._room = asyncio.Event()  # for who puts
+
+    @property
+    def full(self) -> bool:
+        """Whether there is enough for a batch."""
+        return self._count >= self.rows
+
+    def _settled(self) -> bool:
+        """Whether the next batch cannot become fuller."""
+        return self.full or self._closed
+
+    def add(self, event: E, records: Sequence[R], *, now_s: float = 0.0) -> None:
+        """Put an event in.
+
+        Args:
+            event: given back when its records are in batches.
+            records: one at least.
+            now_s: the loop's clock, seconds.
+        """
+        self._waiting.append((event, records, now_s))
+        self._count += len(records)
+        self._changed.set()
+
+    async def room(self) -> None:
+        """Wait until there is not enough for a batch."""
+        while self.full:
+            self._room.clear()
+            await self._room.wait()
+
+    def close(self) -> None:
+        """Say that no more events come."""
+        self._closed = True
+        self._changed.set()
+
+    async def batch(self) -> tuple[list[R], list[E]] | None:
+        """Wait for a batch: full, or `within_s` after its first record came, or the last.
+
+        Returns:
+            Its records and the events that it completes; None after the last.
+        """
+        while not self._count:
+            if self._closed:
+                return None
+            await self._change()
+        if not self._settled():
+            loop = asyncio.get_running_loop()
+            due_s = self._waiting[0][2] + self.within_s
+            timer = loop.call_at(due_s, self._changed.set)
+            try:
+                while not self._settled() and loop.time() < due_s:
+                    await self._change()
+            finally:
+                timer.cancel()
+        return self.take()
+
+    def take(self) -> tuple[list[R], list[E]]:
+        """Take what there is, a batch at most."""
+        records: list[R] = []
+        complete: list[E] = []
+        while self._waiting and len(records) < self.rows:
+            event, all_of_it, _ = self._waiting[0]
+            end = min(len(all_of_it), self._taken + self.rows - len(records))
+            records += all_of_it[self._taken : end]
+            self._taken = end
+            if end == len(all_of_it):
+                complete.append(event)
+                self._waiting.popleft()
+                self._taken = 0
+        self._count -= len(records)
+        self._room.set()
+        return records, complete
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
