@@ -46,6 +46,10 @@ class KafkaSettings(Section):
         le=300.0,
         description="a worker silent for so long loses its partitions, seconds",
     )
+    transport: Literal["fast", "stock"] = Field(
+        "fast",
+        description="fast: Faust events of whole chunks; stock: an event for each message, slower",
+    )
     security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
         "plaintext", description="plaintext, ssl, sasl_plaintext or sasl_ssl"
     )

@@ -72,6 +72,7 @@ def make_app(settings: Settings, role: str, *, port: int) -> Any:  # noqa: ANN40
             data_dir=settings.data_dir / "faust",
             embedded=settings.embedded_kafka,
             session_timeout_s=settings.kafka.session_timeout_s,
+            fast=settings.kafka.transport == "fast",
             security=Security(
                 protocol=kafka.security,
                 mechanism=kafka.sasl_mechanism,
