@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from learners.planning import plan
 from schemas.errors import OverloadError
-from serving.planning import plan
 from serving.predictor import Asked, Predictor, Question
 
 if TYPE_CHECKING:

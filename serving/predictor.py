@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from learners.planning import plan
 from schemas import Interaction, Prediction, Scored
 from schemas.errors import MessageError
-from serving.planning import plan
 from serving.recent import Recent
 
 if TYPE_CHECKING:

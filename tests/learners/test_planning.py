@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.planning import plan
+from learners.planning import plan
 
 
 def test_no_rows_need_no_batch() -> None:
