@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from aiokafka.errors import MessageSizeTooLargeError
@@ -32,6 +33,7 @@ async def each_batch(
     *,
     rows: int = 256,
     within_s: float = 0.02,
+    in_flight: int = 1,
     transient: tuple[type[BaseException], ...] = (),
 ) -> None:
     """Hand records to `handle` in batches until the agent stops.
@@ -43,30 +45,56 @@ async def each_batch(
        never take among them, is a fault: the process ends, and after its restart the same records
        come again.
     3. Acknowledge, in order, every event whose records have all been handled: one record each from
-       the stock transport, a chunk each from the fast one.
+       the stock transport, a chunk each from the fast one. A batch that is done before an earlier
+       one waits for it.
 
     Args:
         stream: a Faust stream of raw bytes, or of chunks.
         handle: must not return before its effects are durable.
         rows: most records of a batch.
         within_s: longest wait for a batch to fill, seconds.
+        in_flight: batches that are handled at the same time, at most. With more than one, batches
+            may be handled out of order.
         transient: errors that pass by themselves.
     """
     gathering = Gathering[Any, Record](rows=rows, within_s=within_s)
     unacknowledged = stream.noack()
     filling = asyncio.create_task(_fill(gathering, unacknowledged))
+    running: deque[asyncio.Task[None]] = deque()
     try:
         while batch := await gathering.batch():  # 1
             records, complete = batch
-            await _handle_until_durable(stream.app, handle, records, transient)  # 2
-            for event in complete:  # 3
-                if isinstance(event.value, Chunk):
-                    event.value.durable = True
-                await unacknowledged.ack(event)
+            before = running[-1] if running else None
+            work = _handle_until_durable(stream.app, handle, records, transient)
+            running.append(
+                asyncio.create_task(_settle(work, before, unacknowledged, complete))  # 2, 3
+            )
+            while running and (running[0].done() or len(running) >= in_flight):
+                await running[0]
+                del running[0]
+        for task in running:
+            await task
     finally:
-        filling.cancel()
-        await asyncio.wait([filling])
+        for task in (filling, *running):
+            task.cancel()
+        await asyncio.wait([filling, *running])
     filling.result()
+
+
+async def _settle(
+    work: Coroutine[Any, Any, None],
+    before: asyncio.Task[None] | None,
+    stream: Any,  # noqa: ANN401
+    complete: Sequence[Any],
+) -> None:
+    """Handle a batch, and acknowledge the events it completes after those of the one before."""
+    await work
+    if before is not None:
+        await asyncio.shield(before)
+    for event in complete:
+        if isinstance(event.value, Chunk):
+            event.value.durable = True
+        await stream.ack(event)
 
 
 async def _fill(gathering: Gathering[Any, Record], stream: Any) -> None:  # noqa: ANN401

@@ -41,6 +41,9 @@ TRANSIENT = (KafkaError, redis.ConnectionError, redis.TimeoutError, asyncio.Time
 
 TIDY_EVERY_S = 1.0
 
+# One batch in the model, one being read, one on its way to the broker.
+SERVE_IN_FLIGHT = 3
+
 
 def raw_topic(app: faust.App, name: str) -> Any:  # noqa: ANN401
     """Give a Faust topic of raw bytes: decoding is ours, so that a bad message can be kept."""
@@ -57,6 +60,7 @@ def _attach(
     name: str,
     rows: int = 256,
     within_s: float = 0.02,
+    in_flight: int = 1,
 ) -> None:
     """Attach one agent: batches of raw records, handled until durable, then acknowledged."""
 
@@ -64,7 +68,14 @@ def _attach(
         async def durable(records: list[Record]) -> None:
             await handle(app, records)
 
-        await each_batch(stream, durable, rows=rows, within_s=within_s, transient=TRANSIENT)
+        await each_batch(
+            stream,
+            durable,
+            rows=rows,
+            within_s=within_s,
+            in_flight=in_flight,
+            transient=TRANSIENT,
+        )
 
     app.agent(raw_topic(app, topic), name=name)(agent)
 
@@ -107,6 +118,7 @@ def serve_flow(
         name="serve",
         rows=rows,
         within_s=within_s,
+        in_flight=SERVE_IN_FLIGHT,
     )
     app.task(follow_models)
     measure_lag(app, metrics)
