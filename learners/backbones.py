@@ -110,7 +110,7 @@ def with_masked_language_head(backbone: nn.Module, folder: Path) -> nn.Module | 
     from transformers import AutoModelForMaskedLM
 
     try:
-        with torch.random.fork_rng(devices=[]), _Quiet():
+        with torch.random.fork_rng(devices=[]), Quiet():
             model, report = AutoModelForMaskedLM.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
@@ -133,7 +133,7 @@ def load_model(folder: Path) -> nn.Module:
     from transformers import AutoModel
 
     try:
-        with torch.random.fork_rng(devices=[]), _Quiet():
+        with torch.random.fork_rng(devices=[]), Quiet():
             model, report = AutoModel.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
@@ -157,7 +157,7 @@ def rebuild_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> n
     from transformers import AutoConfig, AutoModel
 
     settings = dict(config)
-    with torch.random.fork_rng(devices=[]), _Quiet():  # initial values are drawn, then replaced
+    with torch.random.fork_rng(devices=[]), Quiet():  # initial values are drawn, then replaced
         auto: Any = AutoModel
         model = auto.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
     backbone = _without_pooler(model)
@@ -174,7 +174,7 @@ def _without_pooler(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-class _Quiet:
+class Quiet:
     """Keep transformers' loading report and bars off the terminal, and put its settings back."""
 
     def __enter__(self) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import numpy as np
 import safetensors.torch
@@ -21,43 +21,61 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from learners import backbones
-from learners.batch import collate
-from learners.engine import (
-    PROBE_TEXTS,
-    SHARES,
+from learners.engines import (
     EngineChoice,
+    EngineOptions,
+    EngineSwitch,
+    Labelled,
     Precision,
-    at_precision,
+    Source,
     choose_device,
-    measure,
+    weights_stamp,
 )
 from learners.pooling import POOLING, EncoderModule, pooled
 from learners.tuning import merged, split_virtual, unadapted
 from schemas.errors import EncoderError
 
-__all__ = ["DEFAULT_BACKBONE", "POOLING", "Encoder", "EncoderModule", "EngineChoice"]
+__all__ = [
+    "DEFAULT_BACKBONE",
+    "POOLING",
+    "Encoder",
+    "EncoderModule",
+    "EngineChoice",
+    "EngineOptions",
+]
 
 DEFAULT_BACKBONE = backbones.DEFAULT_BACKBONE
 BLOBS = ("encoder", "encoder_config", "tokenizer")
 
-# A micro-batch is bounded by both: rows keep a CPU's caches warm, tokens bound memory when texts
-# are long.
-MAX_ROWS = {"cpu": 64, "cuda": 512}
-MAX_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+PROBE_TEXTS = 64
+
+
+class Scorer(Protocol):
+    """A head, as far as accuracy needs it; `learners.heads.base.ServedHead` is one."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Of every column of the scores."""
+        ...
+
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score float32 [rows, width]: float32 [rows, labels]."""
+        ...
 
 
 class Encoder:
     """Texts to features, on the device and at the precision that were measured to be best here.
 
-    `module` always holds the fp32 weights; at bf16, `encode` uses a copy that is made again after
-    `module` changed.
+    `module` always holds the fp32 weights. What computes features is torch, at bf16 on a copy that
+    is made again after `module` changed; or, once `choose_engine` was called, as it is for serving,
+    whatever is fastest here and near enough. `tokenize`, `encode` and `encode_tokens` may be called
+    from several threads at once, also while `calibrate` runs.
 
     Attributes:
         name: the name or folder it was loaded from.
         pooling: `mean-last-N`.
         width: length of a feature row.
         max_tokens: texts are cut to this many tokens, special ones included.
-        choice: what was measured at load.
         module: forward(int64 [rows, 2, tokens]) -> float32 [rows, width]; in eval mode.
 
     Args:
@@ -75,8 +93,6 @@ class Encoder:
         precision: str = "auto",
         pooling: str = POOLING,
     ) -> None:
-        if precision not in ("auto", "fp32", "bf16"):
-            raise EncoderError(f"precision {precision!r}: one of auto, fp32, bf16 was expected")
         module = backbone if isinstance(backbone, EncoderModule) else pooled(backbone, pooling)
         config: Any = module.backbone.config
         limit = getattr(config, "max_position_embeddings", None) or max_tokens
@@ -94,29 +110,98 @@ class Encoder:
         self._tokenizer = tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
-        if precision == "auto":
-            probes = self.tokenize(backbones.probe_texts(tokenizer, count=PROBE_TEXTS))
-            self.choice = measure(
-                self.module,
-                lambda engine, share: self._forward(engine, probes[share::SHARES]),
-                device=self.device,
-            )
-        else:
-            given: Precision = "bf16" if precision == "bf16" else "fp32"
-            self.choice = EngineChoice(str(self.device), given)
-        self._renew_engine()
         self._space: tuple[int, str] | None = None
+        self._engines = self._switch(
+            EngineOptions("torch", cast("Precision", precision))  # checked there
+        )
+
+    @property
+    def choice(self) -> EngineChoice:
+        """What computes features, and what was measured when it was chosen."""
+        return self._engines.choice
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic of `encode`."""
-        return self.choice.precision
+        """The precision at which torch gives these features, or nearly: fp32 for other engines."""
+        return self.choice.precision if self.choice.engine == "torch" else "fp32"
 
     def use_precision(self, precision: Precision) -> None:
-        """Go on at a precision that was chosen before, so that features stay the same."""
-        if precision != self.choice.precision:
-            self.choice = EngineChoice(str(self.device), precision)
-            self._renew_engine()
+        """Go on in torch at a precision chosen before, so that features stay the same."""
+        if precision != self.precision:
+            self._engines = self._switch(EngineOptions("torch", precision))
+
+    def choose_engine(self, options: EngineOptions) -> EngineChoice:
+        """Let the fastest of the allowed engines compute; for an encoder that nobody trains.
+
+        Takes seconds: engines are made, compared with torch in fp32 on texts made of the
+        vocabulary, and timed. Should the weights change later, torch takes over at once.
+
+        Args:
+            options: what is allowed.
+
+        Returns:
+            The choice, which `choice` gives from now on. An engine that is not installed, cannot
+            compute here or is not near enough is passed over, and `choice` says why; an
+            `EncoderError` says that the options ask for something that there is not.
+        """
+        self._engines = self._switch(options)
+        return self.choice
+
+    @property
+    def wants_calibration(self) -> bool:
+        """Whether texts of the stream could bring a faster engine: then call `calibrate`."""
+        return self._engines.wants_calibration
+
+    def calibrate(
+        self,
+        texts: Sequence[str],
+        *,
+        head: Scorer | None = None,
+        labelled: Sequence[tuple[str, str]] = (),
+    ) -> EngineChoice:
+        """Make the engine that must see texts first, beside what computes now, and judge it.
+
+        To be called from a thread in the background; most of it happens in a process of low
+        priority. The new engine computes as soon as it is known to be good and faster.
+
+        Args:
+            texts: of the stream, recent ones; 64 different ones at least, 556 are used.
+            head: tells whether answers stay the same; without it, means of groups of texts do.
+            labelled: text and label, held out, that `head` has not learned; from 100 rows on, the
+                accuracy that an engine loses on them is bounded. Labels that it does not know are
+                left out.
+
+        Returns:
+            The choice, changed or not. An `EncoderError` says that there are too few texts.
+        """
+        return self._engines.calibrate(self.tokenize(texts), self._judge(head, labelled))
+
+    def _judge(self, head: Scorer | None, labelled: Sequence[tuple[str, str]]) -> Labelled | None:
+        if head is None or not head.labels:
+            return None
+        columns = {label: column for column, label in enumerate(head.labels)}
+        known = [(text, columns[label]) for text, label in labelled if label in columns]
+        return Labelled(
+            head.scores,
+            self.tokenize([text for text, _ in known]),
+            np.array([column for _, column in known], dtype=np.int64),
+        )
+
+    def _switch(self, options: EngineOptions) -> EngineSwitch:
+        def probes() -> list[list[int]]:
+            return self.tokenize(backbones.probe_texts(self._tokenizer, count=PROBE_TEXTS))
+
+        return EngineSwitch(
+            Source(
+                module=self.module,
+                device=self.device,
+                width=self.width,
+                plain=lambda: unadapted(self.module),
+                probes=probes,
+                space_id=lambda: self.space_id,
+            ),
+            options,
+        )
 
     @property
     def space_id(self) -> str:
@@ -126,7 +211,7 @@ class Encoder:
 
         Features of two encoders may be mixed in one head exactly when this is equal.
         """
-        stamp = self._stamp()
+        stamp = weights_stamp(self.module)
         if self._space is None or self._space[0] != stamp:
             digest = hashlib.sha256()
             for data in self.blobs().values():
@@ -172,9 +257,7 @@ class Encoder:
         Returns:
             float32 [rows, width] in the order given.
         """
-        if self.precision != "fp32" and self._engine_stamp != self._stamp():
-            self._renew_engine()
-        return self._forward(self._engine, [list(ids) for ids in token_ids])
+        return self._engines.features(token_ids)
 
     def blobs(self) -> dict[str, bytes]:
         """Write the encoder as files: safetensors weights, a JSON config and the tokenizer.
@@ -208,7 +291,7 @@ class Encoder:
         }
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Encoder:
-        """Give another encoder of the same architecture, tokenizer, device and precision.
+        """Give another encoder of the same architecture, tokenizer and device, in torch.
 
         Args:
             weights: as `weights` or `learners.tuning.merged` give them; copied.
@@ -296,47 +379,3 @@ class Encoder:
             precision=precision,
             pooling=pooling,
         )
-
-    def _stamp(self) -> int:
-        """Tell weights apart: they change in place (optimizer steps, loaded states) or as such."""
-        return hash(tuple((id(p), p._version) for p in self.module.parameters()))
-
-    def _renew_engine(self) -> None:
-        """Make what `encode` computes with; at bf16 it computes what a release would."""
-        module = self.module
-        if self.precision != "fp32":
-            module = unadapted(module)
-        self._engine = at_precision(module, precision=self.precision)
-        self._engine_stamp = self._stamp()
-
-    def _forward(self, engine: nn.Module, token_ids: list[list[int]]) -> NDArray[np.float32]:
-        """Run token ids through an engine in micro-batches: float32 [rows, width], input order."""
-        features = np.zeros((len(token_ids), self.width), dtype=np.float32)
-        training = engine.training
-        engine.eval()
-        try:
-            with torch.inference_mode():
-                for rows in _micro_batches([len(ids) for ids in token_ids], kind=self.device.type):
-                    packed = collate([token_ids[row] for row in rows]).to(self.device)
-                    features[rows] = engine(packed).float().cpu().numpy()
-        finally:
-            engine.train(training)
-        return features
-
-
-def _micro_batches(lengths: Sequence[int], *, kind: str) -> Iterator[list[int]]:
-    """Split rows, shortest first, into batches bounded by rows and by padded tokens.
-
-    Yields:
-        Row numbers of one batch.
-    """
-    max_rows = MAX_ROWS.get(kind, MAX_ROWS["cpu"])
-    max_tokens = MAX_TOKENS.get(kind, MAX_TOKENS["cpu"])
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) == max_rows or (len(batch) + 1) * lengths[row] > max_tokens):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

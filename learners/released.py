@@ -6,11 +6,13 @@ Owns putting encoder, head and task kind together; must not know batching, swapp
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from learners.engines import EngineOptions
 from learners.heads.base import Floats, ServedHead
 from learners.heads.served import load_served_head
 from learners.model import BLOBS as ENCODER_BLOBS
@@ -22,6 +24,8 @@ from schemas.models import Blob, ModelRelease
 
 TOP = 5  # labels listed beside an answer
 
+log = logging.getLogger(__name__)
+
 
 class EncoderCache:
     """Encoders by the content of their blobs.
@@ -31,15 +35,26 @@ class EncoderCache:
     Args:
         device: as for `Encoder.load`.
         precision: as for `Encoder.load`.
+        engines: what may compute in their place, as for `Encoder.choose_engine`; None for torch at
+            that precision.
         encoders: kept at most, the least recently used is dropped first.
     """
 
-    def __init__(self, *, device: str = "auto", precision: str = "auto", encoders: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        engines: EngineOptions | None = None,
+        encoders: int = 2,
+    ) -> None:
         self._device = device
-        self._precision = precision
+        self._precision = precision if engines is None else "fp32"
+        self._engines = engines
         self._bound = encoders
         self._encoders: OrderedDict[tuple[str, ...], Encoder] = OrderedDict()
         self._lock = threading.Lock()  # releases are loaded in threads beside the one that serves
+        self._loading = threading.Lock()
 
     def get(self, release: ModelRelease, registry: Registry) -> Encoder:
         """Give the encoder of a release, loaded at the first request.
@@ -51,18 +66,35 @@ class EncoderCache:
         if missing:
             raise ReleaseError(f"release {release.version} lacks the blobs {', '.join(missing)}")
         key = _key(release.blobs)
+        found = self._found(key)
+        if found is not None:
+            return found
+        with self._loading:  # others that are there do not wait for this one
+            found = self._found(key)
+            if found is None:
+                found = self._load(release, registry)
+                with self._lock:
+                    self._encoders[key] = found
+                    while len(self._encoders) > self._bound:
+                        self._encoders.popitem(last=False)
+        return found
+
+    def _found(self, key: tuple[str, ...]) -> Encoder | None:
         with self._lock:
-            if key not in self._encoders:
-                self._encoders[key] = Encoder.from_blobs(
-                    {name: registry.read_blob(release.blobs[name]) for name in ENCODER_BLOBS},
-                    name=release.backbone,
-                    device=self._device,
-                    precision=self._precision,
-                )
-            self._encoders.move_to_end(key)
-            while len(self._encoders) > self._bound:
-                self._encoders.popitem(last=False)
-            return self._encoders[key]
+            if key in self._encoders:
+                self._encoders.move_to_end(key)
+            return self._encoders.get(key)
+
+    def _load(self, release: ModelRelease, registry: Registry) -> Encoder:
+        encoder = Encoder.from_blobs(
+            {name: registry.read_blob(release.blobs[name]) for name in ENCODER_BLOBS},
+            name=release.backbone,
+            device=self._device,
+            precision=self._precision,
+        )
+        if self._engines is not None:
+            log.info("encoder of %s: %s", release.version, encoder.choose_engine(self._engines))
+        return encoder
 
     def preload(self, encoder: Encoder) -> None:
         """Use a loaded backbone for the releases that are made of it, as most are."""

@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mindstream.backbone import load_encoder
+from mindstream.backbone import engine_options, load_encoder
 from mindstream.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def make_encoders(settings: Settings) -> EncoderCache:
     """
     from learners.released import EncoderCache
 
-    encoder = load_encoder(settings)
+    encoder = load_encoder(settings, serving=True)
     encoders = EncoderCache(
         device=settings.model.device,
-        precision=encoder.precision,
+        engines=engine_options(settings),
         encoders=len(settings.tasks) + 1,  # one each after their consolidations, and the next one
     )
     encoders.preload(encoder)

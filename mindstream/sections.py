@@ -13,6 +13,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 EMBEDDED = "embedded"
+# As learners.engines has them; said again here because that takes seconds to import.
+ENGINE_PRECISIONS = {
+    "torch": ("fp32", "bf16"),
+    "torch-compiled": ("fp32", "bf16"),
+    "cuda-graphs": ("bf16",),
+    "openvino": ("fp32", "bf16", "int8-weights", "int8"),
+}
 _BROKER = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+):(\d{1,5})$")
 _LOOKS_LIKE_A_PATH = re.compile(r"^[/.~]|\\|/$|/.*/")  # a name on the hub has one / at most
 
@@ -154,8 +161,16 @@ class ModelSettings(Section):
         pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$",
         description="auto, cpu, cuda, cuda:1, mps",
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto measures at start what is faster and good enough"
+    engine: Literal["auto", "torch", "torch-compiled", "cuda-graphs", "openvino"] = Field(
+        "auto",
+        description="what computes in serve; auto measures at start, and again when texts have come",
+    )
+    precision: Literal["auto", "fp32", "bf16", "int8-weights", "int8"] = Field(
+        "auto",
+        description="auto takes what is fastest and near enough; learn stays with fp32, bf16",
+    )
+    max_accuracy_loss: float = Field(
+        0.3, ge=0, le=100, description="what an engine may cost on held-out labels, points"
     )
     threads: int = Field(
         0, ge=0, le=1024, description="processor threads of a role; 0: half of the cores"
@@ -167,6 +182,16 @@ class ModelSettings(Section):
         if _LOOKS_LIKE_A_PATH.search(backbone) and not Path(backbone).expanduser().is_dir():
             raise ValueError("there is no such folder")
         return backbone
+
+    @model_validator(mode="after")
+    def _engine_has_precision(self) -> ModelSettings:
+        known = ENGINE_PRECISIONS.get(self.engine)
+        if known is not None and self.precision not in ("auto", *known):
+            raise ValueError(
+                f"engine {self.engine!r} does not compute in {self.precision}, only in "
+                f"{', '.join(known)}"
+            )
+        return self
 
 
 class IngestSettings(Section):

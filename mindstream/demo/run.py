@@ -20,6 +20,7 @@ from types import FrameType
 from rich.console import Console
 
 from learners.tasks import task_kind
+from mindstream.backbone import torch_precision
 from mindstream.clients import (
     kafka_arguments,
     make_join,
@@ -265,7 +266,7 @@ class _Demo:
         torch.set_num_threads(os.cpu_count() or 1)
         registry = Registry(self.settings.store_url)
         model = self.settings.model
-        encoders = EncoderCache(device=model.device, precision=model.precision)
+        encoders = EncoderCache(device=model.device, precision=torch_precision(self.settings))
         try:
             final = registry.latest(self.plan.task)
         except NoReleaseError:

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from learners.backbones import find
 from learners.batch import collate
-from learners.engine import EngineChoice, measure
+from learners.engines import EngineChoice
 from learners.model import Encoder
 from schemas.errors import EncoderError
 
@@ -108,37 +107,19 @@ def test_gradients_reach_the_encoder_through_the_module(encoder: Encoder) -> Non
 
 def test_the_engine_is_measured_and_the_choice_says_so() -> None:
     encoder = Encoder.load(device="cpu")
-    assert encoder.choice.cosine is not None
-    assert encoder.choice.cosine > 0.99
+    assert encoder.choice.chosen is not None
+    assert encoder.choice.chosen.cosine is not None
+    assert encoder.choice.chosen.cosine > 0.99
     assert encoder.precision in ("fp32", "bf16")
-    assert "fp32 " in str(encoder.choice)
+    assert {(c.engine, c.precision) for c in encoder.choice.candidates} == {
+        ("torch", "fp32"),
+        ("torch", "bf16"),
+    }
     assert "texts/s" in str(encoder.choice)
 
 
-class Coarse(nn.Module):
-    """Keeps its features in fp32 and loses them at any other precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-
-def test_a_precision_that_changes_the_features_is_refused_however_fast() -> None:
-    def forward(engine: nn.Module, share: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        features = np.zeros((4, 2), dtype=np.float32)
-        coarse = next(engine.parameters()).dtype != torch.float32
-        features[:, int(coarse)] = 1.0
-        if not coarse:
-            torch.randn(300, 300) @ torch.randn(300, 300)
-        return features
-
-    choice = measure(Coarse(), forward, device=torch.device("cpu"))
-    assert choice.precision == "fp32"
-    assert choice.cosine == 0.0
-
-
 def test_a_given_precision_is_said_to_be_given() -> None:
-    assert str(EngineChoice("cpu", "fp32")) == "fp32 on cpu (given)"
+    assert str(EngineChoice("cpu", "torch", "fp32")) == "torch fp32 on cpu (given)"
 
 
 def test_a_folder_that_is_no_encoder_is_refused_by_name(tmp_path: Path) -> None:

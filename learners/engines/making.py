@@ -1,0 +1,248 @@
+"""From names to engines: which pairs there are, which a setting asks for, and how each is made.
+
+Owns the table; must not know how engines are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from learners.engines import calibrating, vino
+from learners.engines.base import (
+    CALIBRATED,
+    DATA_FREE,
+    ELSEWHERE,
+    ENGINES,
+    ON_A_GPU,
+    PRECISIONS,
+    REFERENCE,
+    Candidate,
+    Engine,
+    EngineName,
+    Pair,
+    Precision,
+)
+from learners.engines.eager import compiled_engine, torch_engine
+from learners.engines.graphs import graphs_engine
+from schemas.errors import EncoderError
+
+PAIRS: Mapping[EngineName, tuple[Precision, ...]] = {
+    "torch": ("fp32", "bf16"),
+    "torch-compiled": ("fp32", "bf16"),
+    "cuda-graphs": ("bf16",),
+    "openvino": ("fp32", "bf16", "int8-weights", "int8"),
+}
+CALIBRATION_TIMEOUT_S = 900.0  # 8 seconds of one core for the default encoder
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What may compute an encoder's features.
+
+    Attributes:
+        engine: `auto`, or the only one allowed; torch in fp32 is what an encoder falls back on.
+        precision: `auto`, or the only one allowed.
+        folder: where calibrated engines are kept for the next start; None to keep none.
+        max_accuracy_loss: percentage points that an engine may lose on labelled texts.
+    """
+
+    engine: EngineName | Literal["auto"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+    folder: Path | None = None
+    max_accuracy_loss: float = 0.3
+
+
+def check_pair(engine: str, precision: str) -> None:
+    """Refuse an engine or precision that there is not, or a pair of them.
+
+    Raises:
+        EncoderError: with the value and the rule.
+    """
+    if engine not in ("auto", *ENGINES):
+        raise EncoderError(f"engine {engine!r}: one of auto, {', '.join(ENGINES)} was expected")
+    if precision not in ("auto", *PRECISIONS):
+        expected = ", ".join(PRECISIONS)
+        raise EncoderError(f"precision {precision!r}: one of auto, {expected} was expected")
+    if engine != "auto" and precision not in ("auto", *PAIRS[cast("EngineName", engine)]):
+        raise EncoderError(
+            f"engine {engine!r} does not compute in {precision}: "
+            f"{', '.join(PAIRS[cast('EngineName', engine)])} are what it does"
+        )
+
+
+def wanted(options: EngineOptions, *, device: torch.device) -> tuple[Pair, ...]:
+    """List the pairs that options allow on a device, most exact first.
+
+    A precision alone is torch's where torch has it, so that nothing is measured.
+
+    Example:
+        >>> wanted(EngineOptions(precision="bf16"), device=torch.device("cpu"))
+        (('torch', 'bf16'),)
+        >>> wanted(EngineOptions(engine="openvino"), device=torch.device("cpu"))[-1]
+        ('openvino', 'int8')
+    """
+    check_pair(options.engine, options.precision)
+    if options.engine != "auto":
+        precisions = PAIRS[options.engine]
+        return tuple((options.engine, p) for p in precisions if options.precision in ("auto", p))
+    if options.precision in PAIRS["torch"]:
+        return (("torch", options.precision),)
+    if options.precision != "auto":
+        return (("openvino", options.precision),)
+    if device.type == "cpu":
+        return (*DATA_FREE, CALIBRATED)
+    return ON_A_GPU if device.type == "cuda" else ELSEWHERE
+
+
+class Maker:
+    """Makes engines of one module.
+
+    Args:
+        module: fp32, on its device. Only torch in fp32 follows it when its weights change.
+        plain: gives the module as a release has it, adapters merged; the same or a copy.
+        device: where it is.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, plain: Callable[[], nn.Module], device: torch.device
+    ) -> None:
+        self._module = module
+        self._plain = cache(plain)
+        self._device = device
+        self._converted = vino.Converted(self._plain)
+
+    def make(self, pair: Pair) -> Engine:
+        """Make an engine that needs no texts.
+
+        Raises:
+            EncoderError: it cannot be made here, in words for the choice.
+        """
+        name, precision = pair
+        if name == "openvino":
+            if self._device.type != "cpu":
+                raise EncoderError(f"openvino computes on the processor, not on {self._device}")
+            return vino.vino_engine(
+                self._converted, precision=precision, threads=torch.get_num_threads()
+            )
+        makers: dict[EngineName, Callable[..., Engine]] = {
+            "torch": torch_engine,
+            "torch-compiled": compiled_engine,
+            "cuda-graphs": graphs_engine,
+        }
+        module = self._module if pair == REFERENCE else self._plain()
+        return makers[name](module, precision=precision, device=self._device)
+
+    def calibrate(self, token_ids: Sequence[Sequence[int]], *, folder: Path) -> Engine:
+        """Make the calibrated engine, in a process of low priority.
+
+        Args:
+            token_ids: of some hundred texts such as will come.
+            folder: an empty one, for the graphs; `int8.xml` stays in it.
+
+        Returns:
+            The engine. An EncoderError says why there is none.
+        """
+        ov, _ = vino.library(), vino.compressor()
+        ov.save_model(self._converted.model, folder / "fp32.xml", compress_to_fp16=False)
+        rows = [ids for ids in token_ids if ids]
+        np.savez(
+            folder / "tokens.npz",
+            ids=np.concatenate([np.array(ids, dtype=np.int64) for ids in rows]),
+            lengths=np.array([len(ids) for ids in rows]),
+        )
+        _run(folder)
+        return vino.calibrated_engine(folder / "int8.xml", threads=torch.get_num_threads())
+
+
+def _run(folder: Path) -> None:
+    """Run `learners.engines.calibrating` on a folder.
+
+    Raises:
+        EncoderError: it did not end well.
+    """
+    command = [sys.executable, "-P", calibrating.__file__, str(folder)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=CALIBRATION_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EncoderError(f"calibration did not end within {CALIBRATION_TIMEOUT_S:g} s") from error
+    if done.returncode != 0 or not (folder / "int8.xml").is_file():
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise EncoderError(f"calibration failed: {said[-1] if said else done.returncode}")
+
+
+class KeptEngines:
+    """Calibrated engines of earlier starts, by what they were made of and for.
+
+    A kept engine is taken only on the same machine with the same libraries, with the verdict that
+    was found there. No text is kept.
+
+    Args:
+        folder: made when needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, space_id: str, built: Path, candidate: Candidate) -> None:
+        """Keep what `Maker.calibrate` left in a folder.
+
+        Args:
+            space_id: of the encoder.
+            built: that folder.
+            candidate: what was found of it.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+            parts = Path(temporary)
+            for name in ("int8.xml", "int8.bin"):
+                shutil.copyfile(built / name, parts / name)
+            about = {
+                "machine": vino.machine(),
+                "sha256": _digest(parts),
+                "candidate": asdict(candidate),
+            }
+            (parts / "about.json").write_text(json.dumps(about), encoding="utf-8")
+            target = self._path(space_id)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(parts, target)
+
+    def find(self, space_id: str) -> tuple[Engine, Candidate] | None:
+        """Give the engine of an encoder and what was found of it, or None.
+
+        Args:
+            space_id: of the encoder.
+        """
+        folder = self._path(space_id)
+        try:
+            about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+            if about["machine"] != vino.machine() or about["sha256"] != _digest(folder):
+                return None
+            candidate = Candidate(**about["candidate"])
+            threads = torch.get_num_threads()
+            return vino.calibrated_engine(folder / "int8.xml", threads=threads), candidate
+        except (OSError, ValueError, KeyError, TypeError, EncoderError):
+            return None  # none, or one that was half written: it will be made again
+
+    def _path(self, space_id: str) -> Path:
+        return self._folder / space_id[:32]
+
+
+def _digest(folder: Path) -> str:
+    parts = (folder / "int8.xml", folder / "int8.bin")
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()

@@ -1,0 +1,276 @@
+"""The engine that computes now, and how another takes its place.
+
+Owns which engine an encoder has and why; must not know tokenizers, files of an encoder or heads.
+One reference says what computes. Whoever reads it goes on with that engine to the end of the call,
+so that it may be exchanged while other threads compute.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from learners.engines.base import (
+    CALIBRATED,
+    REFERENCE,
+    Candidate,
+    Engine,
+    EngineChoice,
+    Floats,
+    Pair,
+    features,
+)
+from learners.engines.checks import Labelled, Probes, check, make_probes
+from learners.engines.choosing import fastest, time_engines
+from learners.engines.making import EngineOptions, KeptEngines, Maker, wanted
+from schemas.errors import EncoderError
+
+CALIBRATION_TEXTS = 300  # more change nothing that was measured
+PROBE_TEXTS = 256
+MIN_TEXTS = 64  # fewer different ones describe no stream
+TIMED_TEXTS = 64
+
+Tokens = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The encoder, as far as engines need it.
+
+    Attributes:
+        module: fp32, on its device; it may be trained.
+        device: where it is.
+        width: of a feature row.
+        plain: gives the module as a release has it, adapters merged; the same or a copy.
+        probes: gives token ids of texts of any sort.
+        space_id: gives what a calibrated engine is kept by.
+    """
+
+    module: nn.Module
+    device: torch.device
+    width: int
+    plain: Callable[[], nn.Module]
+    probes: Callable[[], Tokens]
+    space_id: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What computes.
+
+    Attributes:
+        engine: it.
+        choice: why.
+        stamp: of the weights that it was made of; None where it reads the module itself.
+    """
+
+    engine: Engine
+    choice: EngineChoice
+    stamp: int | None
+
+
+class EngineSwitch:
+    """Computes features by the engine that was chosen.
+
+    Args:
+        source: the encoder.
+        options: what may compute.
+    """
+
+    def __init__(self, source: Source, options: EngineOptions) -> None:
+        self._source = source
+        self._options = options
+        self._lock = threading.RLock()  # one change at a time
+        self._tried: int | None = None  # stamp of the weights that calibration was tried on
+        self._made: dict[Pair, Engine] = {}  # what may serve beside the one that does
+        self._running = self._choose()
+
+    @property
+    def choice(self) -> EngineChoice:
+        """What computes, and why."""
+        return self._running.choice
+
+    @property
+    def wants_calibration(self) -> bool:
+        """Whether texts of the stream could still bring a faster engine."""
+        allowed = CALIBRATED in wanted(self._options, device=self._source.device)
+        done = self._running.engine.pair == CALIBRATED or self._tried == weights_stamp(
+            self._source.module
+        )
+        return allowed and self._source.device.type == "cpu" and not done
+
+    def features(self, token_ids: Tokens) -> Floats:
+        """Compute features of token ids, float32 [rows, width], in the order given."""
+        running = self._running
+        if running.stamp is not None and running.stamp != weights_stamp(self._source.module):
+            running = self._renew()
+        return features(running.engine, token_ids, width=self._source.width)
+
+    def calibrate(self, token_ids: Tokens, labelled: Labelled | None = None) -> EngineChoice:
+        """Make the calibrated engine of texts, and let it compute if it is good and fast enough.
+
+        Takes processor time of a process of low priority, some ten seconds; what computes now goes
+        on until the end. The engine that computes now is judged on the same texts: if it fails
+        there, the next takes its place.
+
+        Args:
+            token_ids: of recent texts, `MIN_TEXTS` different ones at least; a third, `PROBE_TEXTS`
+                at most, judge, and `CALIBRATION_TEXTS` of the rest calibrate.
+            labelled: texts whose answer is known, other ones; None where there are none.
+
+        Returns:
+            The choice, changed or not.
+
+        Raises:
+            EncoderError: there are too few texts.
+        """
+        different = [list(ids) for ids in dict.fromkeys(tuple(ids) for ids in token_ids if ids)]
+        if len(different) < MIN_TEXTS:
+            raise EncoderError(
+                f"{len(different)} different texts: calibration needs {MIN_TEXTS} at least"
+            )
+        with self._lock:
+            if not self.wants_calibration:
+                return self.choice
+            self._tried = weights_stamp(self._source.module)
+            random.Random(0).shuffle(different)
+            held = min(PROBE_TEXTS, len(different) // 3)
+            with tempfile.TemporaryDirectory() as folder:
+                self._calibrate(different[:held], different[held:], labelled, Path(folder))
+            return self.choice
+
+    def _calibrate(
+        self, judging: Tokens, calibrating: Tokens, labelled: Labelled | None, folder: Path
+    ) -> None:
+        before = self._tried
+        maker = self._maker()
+        made = {REFERENCE: maker.make(REFERENCE), **self._made}
+        failed: list[Candidate] = []
+        try:
+            made[CALIBRATED] = maker.calibrate(calibrating[:CALIBRATION_TEXTS], folder=folder)
+        except EncoderError as error:
+            failed.append(Candidate(*CALIBRATED, rejected=str(error)))
+        probes = make_probes(made[REFERENCE], judging, width=self._source.width, labelled=labelled)
+        running = self._compete(made, probes, failed)
+        choice = self._running.choice.joined_with(running.choice)
+        if weights_stamp(self._source.module) != before:
+            return  # trained meanwhile: what was made is of weights that are gone
+        self._running = replace(running, choice=choice)
+        found = choice.of(CALIBRATED)
+        if self._options.folder is not None and found is not None and not found.rejected:
+            KeptEngines(self._options.folder).keep(self._source.space_id(), folder, found)
+
+    def _choose(self) -> Running:
+        """Choose among what needs no texts, and what was calibrated at an earlier start."""
+        pairs = wanted(self._options, device=self._source.device)
+        maker = self._maker()
+        if len(pairs) == 1 and pairs[0][0] == "torch":
+            return self._given(maker, pairs[0])
+        made = {REFERENCE: maker.make(REFERENCE)}
+        failed: list[Candidate] = []
+        kept = self._kept() if CALIBRATED in pairs else None
+        if kept is not None:
+            made[CALIBRATED] = kept[0]
+            pairs = tuple(pair for pair in pairs if pair[0] == "torch")
+        for pair in self._data_free(pairs):
+            try:
+                made[pair] = made.get(pair) or maker.make(pair)
+            except EncoderError as error:
+                failed.append(Candidate(*pair, rejected=str(error)))
+        probes = make_probes(made[REFERENCE], self._source.probes(), width=self._source.width)
+        return self._compete(made, probes, failed, known=kept and kept[1])
+
+    def _data_free(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Give what is tried without texts; for the calibrated engine, its like."""
+        free = [pair for pair in pairs if pair != CALIBRATED]
+        return free or [("openvino", "int8-weights")]
+
+    def _given(self, maker: Maker, pair: Pair) -> Running:
+        engine = maker.make(pair)
+        choice = EngineChoice(str(self._source.device), *pair)
+        return Running(engine, choice, self._stamp_of(engine))
+
+    def _compete(
+        self,
+        made: dict[Pair, Engine],
+        probes: Probes,
+        failed: Sequence[Candidate],
+        known: Candidate | None = None,
+    ) -> Running:
+        """Check and time engines, and give the one that should compute.
+
+        Args:
+            made: engines by pair, torch in fp32 first.
+            probes: to check them on.
+            failed: those that could not be made.
+            known: what was found of the calibrated one on texts of the stream, at an earlier start.
+        """
+        bound = self._options.max_accuracy_loss
+        found = {
+            pair: known
+            if known is not None and pair == CALIBRATED
+            else check(engine, probes, max_accuracy_loss=bound)
+            for pair, engine in made.items()
+        }
+        sound = [engine for pair, engine in made.items() if not found[pair].rejected]
+        speeds = time_engines(
+            sound,
+            probes.token_ids[:TIMED_TEXTS],
+            width=self._source.width,
+            device=self._source.device,
+        )
+        candidates = [
+            replace(candidate, texts_per_s=speeds.get(pair)) for pair, candidate in found.items()
+        ]
+        allowed = set(wanted(self._options, device=self._source.device))
+        free = {pair: speed for pair, speed in speeds.items() if pair in allowed}
+        if CALIBRATED in allowed and not free:  # it alone was asked for: else its like
+            free = {pair: speed for pair, speed in speeds.items() if pair != REFERENCE}
+        pair = fastest(free)
+        choice = EngineChoice(
+            str(self._source.device),
+            *pair,
+            (*candidates, *failed),
+            "" if free else "nothing that the settings allow may serve",
+        )
+        self._made = {pair: made[pair]} if pair != REFERENCE else {}
+        return Running(made[pair], choice, self._stamp_of(made[pair]))
+
+    def _kept(self) -> tuple[Engine, Candidate] | None:
+        if self._options.folder is None:
+            return None
+        return KeptEngines(self._options.folder).find(self._source.space_id())
+
+    def _maker(self) -> Maker:
+        source = self._source
+        return Maker(source.module, plain=source.plain, device=source.device)
+
+    def _stamp_of(self, engine: Engine) -> int | None:
+        return None if engine.pair == REFERENCE else weights_stamp(self._source.module)
+
+    def _renew(self) -> Running:
+        """Follow weights that changed: torch can at once, another engine gives way to it."""
+        with self._lock:
+            running = self._running
+            if running.stamp is None or running.stamp == weights_stamp(self._source.module):
+                return running  # another thread was here before
+            same = running.engine.name == "torch"
+            pair: Pair = running.engine.pair if same else REFERENCE
+            renewed = self._given(self._maker(), pair)
+            why = "the weights changed since another engine was made"
+            choice = running.choice if same else replace(renewed.choice, reason=why)
+            self._made = {}
+            self._running = replace(renewed, choice=choice)
+            return self._running
+
+
+def weights_stamp(module: nn.Module) -> int:
+    """Tell weights apart: they change in place (optimizer steps, loaded states) or as such."""
+    return hash(tuple((id(p), p._version) for p in module.parameters()))

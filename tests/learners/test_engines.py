@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learners import backbones
+from learners.engines import EngineOptions, vino
+from learners.engines.base import CALIBRATED, DATA_FREE, REFERENCE, Engine, Shape, micro_batches
+from learners.engines.checks import Labelled, check, make_probes
+from learners.engines.choosing import MIN_GAIN, fastest
+from learners.engines.graphs import ROWS, TOKENS, pad, padded_shape
+from learners.engines.making import PAIRS, KeptEngines, Maker, wanted
+from learners.model import Encoder
+from mindstream.sections import ENGINE_PRECISIONS
+from schemas.errors import EncoderError
+from tests.small import small_encoder
+
+needs_openvino = pytest.mark.skipif(
+    find_spec("openvino") is None or find_spec("nncf") is None, reason="openvino is not installed"
+)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+TEXTS = ["where is my refund", "", "card", "i lost my card yesterday evening", "word " * 40]
+# One step of rounding a layer: an 8-bit small encoder of two layers stays this near.
+NEAREST = {"fp32": 1 - 1e-5, "bf16": 0.9995, "int8-weights": 0.9990, "int8": 0.98}
+
+
+def stream_texts(encoder: Encoder, count: int) -> list[str]:
+    """Make texts such as come in, of words that the small encoder knows."""
+    words = sorted(w for w, n in encoder.vocabulary().items() if w.isalpha() and n > 1_000)
+    chance = np.random.default_rng(5)
+    draw: NDArray[np.str_] = chance.choice(words[:60], size=(count, 6))
+    return [" ".join(row) for row in draw]
+
+
+def maker_of(encoder: Encoder) -> Maker:
+    return Maker(encoder.module, plain=lambda: encoder.module, device=encoder.device)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return small_encoder()
+
+
+@pytest.fixture(scope="module")
+def engines(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
+    """Every engine that can be made here, the calibrated one included."""
+    if find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    maker = maker_of(encoder)
+    free = [pair for pair in DATA_FREE if pair != ("openvino", "bf16")]
+    if "BF16" in vino.capabilities():
+        free.append(("openvino", "bf16"))
+    made = {" ".join(pair): maker.make(pair) for pair in free}
+    tokens = encoder.tokenize(stream_texts(encoder, 80))
+    made["openvino int8"] = maker.calibrate(tokens, folder=tmp_path_factory.mktemp("built"))
+    return made
+
+
+@pytest.fixture
+def run_engines(engines: dict[str, Engine]) -> Iterator[dict[str, Engine]]:
+    with torch.inference_mode():
+        yield engines
+
+
+def cosines(some: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
+    return np.asarray((some * others).sum(axis=1) / lengths, dtype=np.float32)
+
+
+def features(engine: Engine, token_ids: list[list[int]], width: int) -> NDArray[np.float32]:
+    from learners.engines.base import features as compute
+
+    return compute(engine, token_ids, width=width)
+
+
+@needs_openvino
+def test_every_engine_gives_the_features_of_torch_in_fp32(
+    encoder: Encoder, run_engines: dict[str, Engine]
+) -> None:
+    texts = [*TEXTS, *stream_texts(encoder, 60)]
+    tokens = encoder.tokenize(texts)
+    exact = encoder.encode_tokens(tokens)
+    for name, engine in run_engines.items():
+        found = features(engine, tokens, encoder.width)
+        assert found.dtype == np.float32
+        assert cosines(found, exact).min() > NEAREST[engine.precision], name
+
+
+@needs_openvino
+def test_no_engine_lets_a_text_depend_on_its_neighbours(
+    encoder: Encoder, run_engines: dict[str, Engine]
+) -> None:
+    tokens = encoder.tokenize([*TEXTS, *stream_texts(encoder, 20)])
+    for name, engine in run_engines.items():
+        together = features(engine, tokens, encoder.width)
+        alone = np.concatenate([features(engine, [ids], encoder.width) for ids in tokens])
+        assert cosines(together, alone).min() > 1 - 1e-3, name
+
+
+@needs_openvino
+def test_every_engine_computes_in_several_threads_at_once(
+    encoder: Encoder, run_engines: dict[str, Engine]
+) -> None:
+    tokens = encoder.tokenize(stream_texts(encoder, 48))
+    for name, engine in run_engines.items():
+        expected = features(engine, tokens, encoder.width)
+        start = threading.Barrier(4)
+
+        def part(
+            n: int, engine: Engine = engine, start: threading.Barrier = start
+        ) -> NDArray[np.float32]:
+            start.wait()
+            return features(engine, tokens[n::4], encoder.width)
+
+        with ThreadPoolExecutor(4) as pool:
+            for n, found in enumerate(pool.map(part, range(4))):
+                # Other neighbours, so not to the bit: see above.
+                np.testing.assert_allclose(found, expected[n::4], atol=5e-3, err_msg=name)
+
+
+@needs_openvino
+def test_texts_of_the_stream_bring_the_calibrated_engine_and_the_next_start_keeps_it(
+    tmp_path: Path,
+) -> None:
+    encoder = small_encoder()
+    exact = encoder.encode(TEXTS)
+    options = EngineOptions("openvino", "int8", folder=tmp_path / "engines")
+
+    # Given an encoder that has seen no text: its like computes
+    choice = encoder.choose_engine(options)
+    assert (choice.engine, choice.precision) == ("openvino", "int8-weights")
+    assert encoder.wants_calibration
+
+    # When texts have come, then others go on computing until the calibrated engine takes over
+    space = encoder.space_id
+    with ThreadPoolExecutor(1) as pool:
+        calibrating = pool.submit(encoder.calibrate, stream_texts(encoder, 90))
+        while wait([calibrating], timeout=0.1).not_done:
+            assert cosines(encoder.encode(TEXTS), exact).min() > NEAREST["int8"]
+        choice = calibrating.result()
+    known = choice.of(CALIBRATED)
+    assert known is not None
+    if known.rejected:  # a small encoder may lose too much; then its like goes on
+        assert choice.precision == "int8-weights"
+        return
+    assert choice.precision == "int8"
+    assert not encoder.wants_calibration
+    assert encoder.space_id == space
+    assert cosines(encoder.encode(TEXTS), exact).min() > NEAREST["int8"]
+    assert encoder.precision == "fp32"  # what torch would need to come near
+
+    # And the next start has it from the beginning, with what was found then
+    again = small_encoder()
+    kept = again.choose_engine(options)
+    assert kept.precision == "int8"
+    assert not again.wants_calibration
+    assert kept.chosen is not None
+    assert kept.chosen.cosine == known.cosine
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+
+
+@needs_openvino
+def test_a_damaged_kept_engine_is_made_again(tmp_path: Path, encoder: Encoder) -> None:
+    kept = KeptEngines(tmp_path)
+    assert kept.find(encoder.space_id) is None
+    folder = tmp_path / encoder.space_id[:32]
+    folder.mkdir()
+    (folder / "about.json").write_text("{}")
+    assert kept.find(encoder.space_id) is None
+    (folder / "about.json").write_bytes(b"\xff")
+    assert kept.find(encoder.space_id) is None
+
+
+@needs_openvino
+def test_changed_weights_are_followed_at_once_by_torch() -> None:
+    encoder = small_encoder()
+    encoder.choose_engine(EngineOptions("openvino", "fp32"))
+    assert encoder.choice.engine == "openvino"
+    before = encoder.encode(TEXTS)
+    with torch.no_grad():
+        for parameter in encoder.module.parameters():
+            parameter.mul_(1.1)
+    found = encoder.encode(TEXTS)
+    assert np.abs(found - before).max() > 1e-3
+    assert (encoder.choice.engine, encoder.choice.precision) == REFERENCE
+    assert "weights changed" in str(encoder.choice)
+    with torch.inference_mode():
+        exact = features(maker_of(encoder).make(REFERENCE), encoder.tokenize(TEXTS), encoder.width)
+    np.testing.assert_array_equal(found, exact)
+
+
+def test_too_few_texts_calibrate_nothing(encoder: Encoder) -> None:
+    with pytest.raises(EncoderError, match="3 different texts: calibration needs 64"):
+        encoder.calibrate(["a", "a", "b", "card"])
+
+
+def test_an_encoder_that_may_be_trained_wants_no_calibration() -> None:
+    encoder = small_encoder()
+    assert not encoder.wants_calibration
+    assert str(encoder.calibrate(stream_texts(encoder, 70))) == "torch fp32 on cpu (given)"
+
+
+def test_what_is_not_installed_is_said_and_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for loaded in (vino.library, vino.compressor):
+        loaded.cache_clear()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    try:
+        encoder = small_encoder()
+        choice = encoder.choose_engine(EngineOptions())
+        assert choice.engine == "torch"
+        assert "openvino is not installed: pip install openvino nncf" in str(choice)
+        assert choice.rejected.keys() == {
+            "openvino fp32",
+            "openvino bf16",
+            "openvino int8-weights",
+        }
+        choice = encoder.calibrate(stream_texts(encoder, 70))
+        assert choice.engine == "torch"
+        assert "not installed" in choice.rejected["openvino int8"]
+        assert not encoder.wants_calibration  # it was tried
+    finally:
+        vino.library.cache_clear()
+        vino.compressor.cache_clear()
+
+
+class Skewed:
+    """Gives the features of an engine, spoiled in one way."""
+
+    def __init__(self, engine: Engine, *, noise: float = 0.0, neighbours: float = 0.0) -> None:
+        self._engine, self._noise, self._neighbours = engine, noise, neighbours
+
+    def engine(self) -> Engine:
+        return replace(self._engine, name="openvino", precision="int8", run=self.run)
+
+    def run(self, packed: Tensor) -> NDArray[np.float32]:
+        found = self._engine.run(packed)
+        chance = np.random.default_rng(3)
+        found = found + self._noise * chance.standard_normal(found.shape).astype(np.float32)
+        mean = found.mean(axis=0, keepdims=True) * (len(found) > 1)
+        return np.asarray(found + self._neighbours * mean, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        ({}, ""),
+        ({"noise": 0.02}, "to fp32 is under 0.995"),
+        ({"neighbours": 0.15}, "depend on its neighbours"),
+        ({"noise": float("nan")}, "not finite"),
+    ],
+)
+def test_an_engine_that_is_not_near_enough_is_rejected_with_the_reason(
+    encoder: Encoder, spoiled: dict[str, float], said: str
+) -> None:
+    reference = maker_of(encoder).make(REFERENCE)
+    probes = make_probes(
+        reference, encoder.tokenize(stream_texts(encoder, 64)), width=encoder.width
+    )
+    found = check(Skewed(reference, **spoiled).engine(), probes, max_accuracy_loss=0.3)
+    assert said in found.rejected
+    assert bool(found.rejected) == bool(said)
+    assert not spoiled or "rejected" in str(found)
+
+
+def test_an_engine_that_costs_accuracy_is_rejected(encoder: Encoder) -> None:
+    # Given a head that is right by a hair on every labelled text, and an engine a hair beside
+    reference = maker_of(encoder).make(REFERENCE)
+    tokens = encoder.tokenize(stream_texts(encoder, 240))
+    exact = encoder.encode_tokens(tokens)
+    wrong = Skewed(reference, noise=3e-4).engine()
+    found = features(wrong, tokens, encoder.width)
+    direction = (found - exact).mean(axis=0)
+    direction /= np.linalg.norm(direction)
+    edge = float(np.median(exact @ direction)) + 1e-6
+
+    def scores(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack([rows @ direction, np.full(len(rows), edge, np.float32)], axis=1)
+
+    truth = scores(exact).argmax(axis=1)
+    labelled = Labelled(scores, tokens[120:], truth[120:])
+    probes = make_probes(reference, tokens[:120], width=encoder.width, labelled=labelled)
+    probes = replace(probes, scores=lambda rows: rows[:, :2])  # the probes keep their answer
+    judged = check(wrong, probes, max_accuracy_loss=0.3)
+    assert judged.accuracy_loss is not None
+    assert judged.accuracy_loss > 0.3
+    assert "points of accuracy lost, more than 0.3" in judged.rejected
+    assert not check(wrong, probes, max_accuracy_loss=100.0).rejected
+
+
+@given(
+    st.lists(st.integers(0, 40), max_size=60),
+    st.integers(1, 9),
+    st.integers(1, 64),
+)
+def test_micro_batches_hold_every_row_once_within_their_bounds(
+    lengths: list[int], rows: int, tokens: int
+) -> None:
+    batches = list(micro_batches(lengths, shape=Shape(rows, tokens)))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= rows
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= tokens
+
+
+@given(st.lists(st.floats(1.0, 1e6), min_size=1, max_size=6))
+def test_the_choice_is_never_slower_than_the_first_nor_much_slower_than_any(
+    speeds: list[float],
+) -> None:
+    pairs = [*DATA_FREE, CALIBRATED][: len(speeds)]
+    chosen = fastest(dict(zip(pairs, speeds, strict=True)))
+    speed = speeds[pairs.index(chosen)]
+    assert speed >= speeds[0]
+    assert speed > max(speeds) / MIN_GAIN * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("torch", "int8"), "engine 'torch' does not compute in int8"),
+        (("tpu", "auto"), "engine 'tpu': one of auto, torch,"),
+        (("auto", "fp8"), "precision 'fp8': one of auto, fp32,"),
+    ],
+)
+def test_an_engine_that_there_is_not_is_refused(options: tuple[str, str], said: str) -> None:
+    with pytest.raises(EncoderError, match=said):
+        wanted(EngineOptions(*options), device=torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_the_settings_know_the_engines_and_their_precisions() -> None:
+    assert dict(ENGINE_PRECISIONS) == dict(PAIRS)
+
+
+def test_a_batch_padded_for_a_recording_gives_the_same_features(encoder: Encoder) -> None:
+    from learners.batch import collate
+
+    packed = collate(encoder.tokenize(["card", "where is my refund"]))
+    shape = padded_shape(packed.shape[0], packed.shape[2])
+    assert shape is not None
+    target = torch.full((shape[0], 2, min(shape[1], 16)), 9)
+    pad(target, packed)
+    with torch.inference_mode():
+        found, exact = encoder.module(target), encoder.module(packed)
+    assert torch.isfinite(found).all()
+    np.testing.assert_allclose(found[: len(exact)].numpy(), exact.numpy(), atol=1e-5)
+
+
+@given(st.integers(1, 600), st.integers(1, 200))
+def test_a_recorded_shape_holds_the_batch_or_there_is_none(rows: int, tokens: int) -> None:
+    shape = padded_shape(rows, tokens)
+    if shape is None:
+        assert rows > ROWS[-1] or tokens > TOKENS[-1]
+    else:
+        assert shape[0] >= rows
+        assert shape[1] >= tokens
+
+
+def test_graphs_are_refused_without_a_cuda_device(encoder: Encoder) -> None:
+    with pytest.raises(EncoderError, match="CUDA graphs need a CUDA device"):
+        maker_of(encoder).make(("cuda-graphs", "bf16"))
+
+
+@needs_cuda
+def test_graphs_give_the_features_of_torch_whatever_came_before() -> None:
+    encoder = Encoder.load(device="cuda", precision="fp32")
+    texts = backbones.probe_texts(encoder._tokenizer, count=40)
+    tokens = encoder.tokenize([*texts, "card", "word " * 200])
+    exact = encoder.encode_tokens(tokens)
+    engine = maker_of(encoder).make(("cuda-graphs", "bf16"))
+    with torch.inference_mode():
+        for part in (slice(None), slice(3), slice(7, 30), slice(None)):
+            found = features(engine, tokens[part], encoder.width)
+            assert cosines(found, exact[part]).min() > 0.999
