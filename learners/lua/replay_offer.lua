@@ -118,10 +118,17 @@ local function make_room(part, class, needed)
   end
 end
 
-for n = 1, #ARGV - 7 do
-  local name, written = string.sub(ARGV[6], NAME * n - NAME + 1, NAME * n), ARGV[7 + n]
+-- Which of the offered rows may be there: most are not, and need not be looked for one by one.
+local offered, may_be_there = names_in(ARGV[6]), {}
+for n, value in ipairs(rows_of(offered)) do
+  may_be_there[offered[n]] = value and true
+end
+
+for n, name in ipairs(offered) do
+  local written = ARGV[7 + n]
   local row = read_row(struct.pack(HEAD, 0, 0, 0, 0) .. written)
-  local value = stored(name)
+  local value = may_be_there[name] and stored(name)
+  may_be_there[name] = true
   local at = value and read_row(value)
   local admit
   admit, seed = struct.unpack('>dI4', ARGV[7], 12 * n - 11)

@@ -44,8 +44,29 @@ local function levels_now()
   return levels
 end
 
+-- Entries of a page. The newest page of a part is read once, and written by `save`.
+local newest = {}
+
+local function write_page(part, page, entries)
+  if entries == '' then
+    redis.call('HDEL', base .. 'order:' .. part, page)
+  else
+    redis.call('HSET', base .. 'order:' .. part, page, entries)
+  end
+end
+
+local function entries_of(part, page)
+  if newest[part] and newest[part].page == page then
+    return newest[part].entries
+  end
+  return redis.call('HGET', base .. 'order:' .. part, page) or ''
+end
+
 -- Write what changed. Every script that changes anything ends with it.
 local function save()
+  for part, one in pairs(newest) do
+    write_page(part, one.page, one.entries)
+  end
   local flat = {}
   for n, name in ipairs(COUNTS) do
     flat[2 * n - 1], flat[2 * n] = name, string.format('%.0f', counts[name])
@@ -125,17 +146,23 @@ end
 local page_rows = {} -- by page of t: rows in it, where that was asked for
 
 local function join_order(part, arrival, name)
-  local key, page = base .. 'order:' .. part, math.floor(arrival / PAGE)
-  local entries = redis.call('HGET', key, page) or ''
-  redis.call('HSET', key, page, entries .. string.char(arrival % PAGE) .. name)
+  local page, last = math.floor(arrival / PAGE), newest[part]
+  if not last or last.page ~= page then
+    if last then
+      write_page(part, last.page, last.entries)
+    end
+    last = {page = page, entries = redis.call('HGET', base .. 'order:' .. part, page) or ''}
+    newest[part] = last
+  end
+  last.entries = last.entries .. string.char(arrival % PAGE) .. name
   if part == 't' and page_rows[page] then
     page_rows[page] = page_rows[page] + 1
   end
 end
 
 local function leave_order(part, arrival)
-  local key, page, offset = base .. 'order:' .. part, math.floor(arrival / PAGE), arrival % PAGE
-  local entries = redis.call('HGET', key, page)
+  local page, offset = math.floor(arrival / PAGE), arrival % PAGE
+  local entries = entries_of(part, page)
   local low, high = 0, #entries / ENTRY - 1
   while low < high do
     local middle = math.floor((low + high) / 2)
@@ -145,11 +172,11 @@ local function leave_order(part, arrival)
       high = middle
     end
   end
-  if #entries == ENTRY then
-    redis.call('HDEL', key, page)
+  entries = string.sub(entries, 1, ENTRY * low) .. string.sub(entries, ENTRY * low + ENTRY + 1)
+  if newest[part] and newest[part].page == page then
+    newest[part].entries = entries
   else
-    redis.call('HSET', key, page,
-      string.sub(entries, 1, ENTRY * low) .. string.sub(entries, ENTRY * low + ENTRY + 1))
+    write_page(part, page, entries)
   end
   if part == 't' and page_rows[page] then
     page_rows[page] = page_rows[page] - 1
@@ -172,12 +199,13 @@ local function name_from_newest(rank)
   while true do
     local rows = page_rows[page]
     if not rows then
-      rows = redis.call('HSTRLEN', base .. 'order:t', page) / ENTRY
+      rows = newest.t and newest.t.page == page and #newest.t.entries
+      rows = (rows or redis.call('HSTRLEN', base .. 'order:t', page)) / ENTRY
       page_rows[page] = rows
     end
     if rank < rows then
       local at = ENTRY * (rows - 1 - rank)
-      return string.sub(redis.call('HGET', base .. 'order:t', page), at + 2, at + ENTRY)
+      return string.sub(entries_of('t', page), at + 2, at + ENTRY)
     end
     rank, empty = rank - rows, rows == 0 and empty + 1 or 0
     page = page - 1
