@@ -75,12 +75,13 @@ class FastConsumer(driver.Consumer):
             await self.perform_seek()
             return
         epoch = self._epoch
-        for tp, rows in _turns(fetched):
+        for tp, rows in turns(fetched):
             if self._reading_ended(epoch):
                 return
             if active is None or tp in active or tp in self._buffered_partitions:
                 records = self._unread(tp, rows)
                 if records:
+                    self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                     yield tp, self._message(tp, records, rows[-1])
 
     def _reading_ended(self, epoch: int) -> bool:
@@ -94,14 +95,13 @@ class FastConsumer(driver.Consumer):
 
     def _message(self, tp: TP, records: list[Record], last: Any) -> ConsumerMessage:  # noqa: ANN401
         read = self._read_offset[tp]
-        first = records[0].offset if not read else min(records[0].offset, read + 1)
+        first = records[0].offset if read is None else min(records[0].offset, read + 1)
         if self.app.topics.acks_enabled_for(tp.topic) and first < last.offset:
             # As Faust's `_add_gap` does, which also looks for gaps that overlap, all of them each
             # time. These do not, and there are many at 100,000 records a second.
             self._gap[tp].addi(first, last.offset)
         # Faust looks for a gap before a message's offset: there is none but the one just added.
         self._read_offset[tp] = last.offset - 1
-        self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
         chunk = self.buffered.chunk(tp.topic, records, epoch=self._epoch)
         return ConsumerMessage(
             tp.topic,
@@ -182,7 +182,7 @@ def use_transport(app: faust.App, *, fetch_wait_ms: int, fast: Bounds | None) ->
     app.transport = transport(app.conf.broker_consumer, app)
 
 
-def _turns(fetched: Mapping[TP, Sequence[Any]]) -> list[tuple[TP, Sequence[Any]]]:
+def turns(fetched: Mapping[TP, Sequence[Any]]) -> list[tuple[TP, Sequence[Any]]]:
     """Cut what was fetched into chunks, the partitions taking turns."""
     cuts = {tp: list(cut(rows, at_most=CHUNK_ROWS)) for tp, rows in fetched.items() if rows}
     longest = max(map(len, cuts.values()), default=0)
