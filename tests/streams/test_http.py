@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from learners.registry import Registry
 from schemas.fields import MAX_TEXT_CHARS
 from streams.admission import Admission, HttpLimits
+from streams.http import ROUTES
 from streams.problems import RefusedNowError
 from tests.foundry import Foundry, encoder
 from tests.httpserver import Answer, Parts, Served, parts, served
@@ -369,6 +371,18 @@ def test_many_at_once_are_answered_each_with_its_own(http: Served) -> None:
     assert {number: (status, row["interaction"]) for number, (status, row) in got.items()} == {
         number: (200, f"n-{number}") for number in range(16)
     }
+
+
+def test_the_examples_of_the_guide_can_be_sent(http: Served) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")
+    sent = re.findall(r"curl -s localhost:8080(\S+) .*?-d '(.*?)'", guide, re.S)
+    assert {route for route, _ in sent} == {path for method, path, _ in ROUTES if method == "POST"}
+    for route, body in sent:
+        if '"text": 5' not in body:  # what is wrong on purpose
+            check_request("POST", route, body.encode())
+        if route == "/v1/predict":
+            answer = http.ask(route, body.encode())
+            assert (answer.status, type(checked(answer))) == (200, dict)
 
 
 def test_releases_and_the_description_are_there_and_requests_are_counted(
