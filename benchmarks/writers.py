@@ -25,6 +25,8 @@ from learners.rehearsal import ReplayLaws, ReplayRow
 from learners.replay import ReplayMemory
 
 USERS = 5_000
+BATCH_ROWS = 128
+UNBOUNDED = 1 << 40
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):

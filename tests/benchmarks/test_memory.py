@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import memory
+from benchmarks.buffers import ListReservoir
 from benchmarks.writers import make_rows, payload_bytes
 from learners.rehearsal import ReplayRow
 from tests.benchmarks.intents import write_intents
@@ -25,7 +26,7 @@ def test_rows_have_ids_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_list_reservoir_holds_what_it_may() -> None:
-    buffer = memory.ListReservoir(4)
+    buffer = ListReservoir(4)
     rows = [ReplayRow(f"id{n}", "user", "label", "text") for n in range(40)]
     buffer.offer(rows)
     drawn = buffer.sample(50, draws=[n / 50 for n in range(50)])
