@@ -61,8 +61,8 @@ class Wire:
         finally:
             consumer.close()
 
-    def consumer(self) -> KafkaConsumer:
-        return KafkaConsumer(bootstrap_servers=self.servers, fetch_max_wait_ms=20)
+    def consumer(self, group: str | None = None) -> KafkaConsumer:
+        return KafkaConsumer(bootstrap_servers=self.servers, group_id=group, fetch_max_wait_ms=20)
 
 
 @pytest.fixture(scope="session")
