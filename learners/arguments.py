@@ -12,7 +12,8 @@ from typing import Any
 from learners.strategies import STRATEGIES, StrategyConfig
 from schemas.fields import MAX_ID_CHARS, MAX_TEXT_CHARS
 
-OPTIONS = sorted({f.name for f in fields(StrategyConfig)} - {"kind", "encoder", "replay"})
+PARTS = {"kind", "encoder", "replay", "features"}  # objects, no options
+OPTIONS = sorted({f.name for f in fields(StrategyConfig)} - PARTS)
 
 
 def options_of(config: StrategyConfig) -> dict[str, Any]:
