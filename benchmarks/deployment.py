@@ -73,6 +73,20 @@ class Role:
         except (OSError, ValueError):
             return None
 
+    def wait_up(self) -> None:
+        """Wait until it listens at its port.
+
+        Raises:
+            RuntimeError: it never did.
+        """
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"{self.name} did not come up: {self.log.read_text('utf-8')}")
+
     def wait_ready(self) -> None:
         """Wait until /readyz says so, and every task that has a release answers.
 
@@ -86,6 +100,26 @@ class Role:
                 return
             time.sleep(0.1)
         raise RuntimeError(f"{self.name} was not ready: {self.log.read_text(encoding='utf-8')}")
+
+    def wait_settled(self, wire: Wire, texts: Sequence[str]) -> None:
+        """Let a server see texts until the engine that computes stays.
+
+        Raises:
+            RuntimeError: that took too long.
+        """
+        end, number = time.monotonic() + START_S, 0
+        while time.monotonic() < end:
+            if all(task["engine_settled"] for task in self.page("/releases").values()):
+                return
+            some = [texts[n % len(texts)] for n in range(64 * number, 64 * (number + 1))]
+            wire.send(questions(some, name=f"settle{number}"))
+            wire.count(len(some))
+            number += 1
+        raise RuntimeError(f"{self.name} is not settled: {self.log.read_text(encoding='utf-8')}")
+
+    def engine(self) -> str:
+        """Say what a server computes with."""
+        return next(str(task["engine"]) for task in self.page("/releases").values())
 
     def cpu_s(self) -> float:
         """Give the processor time of its process so far, seconds."""
@@ -125,6 +159,25 @@ class Deployment:
     topics: Topics
     folder: Path
     roles: list[Role] = field(default_factory=list)
+
+    def environment(self) -> dict[str, str]:
+        """Give what a process needs to see the settings that the roles see."""
+        return role_environment(self.settings, self.overrides)
+
+    def make_topics(self, names: Sequence[str]) -> None:
+        """Make topics beside those of the roles.
+
+        Raises:
+            RuntimeError: the cluster made none.
+        """
+        producer = Producer({"bootstrap.servers": self.servers})
+        for name in names:
+            producer.list_topics(name, timeout=10)  # the embedded cluster makes what is asked for
+            end = time.monotonic() + START_S
+            while not producer.list_topics(name, timeout=10).topics[name].partitions:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"topic {name} was not made")
+                time.sleep(0.05)
 
     def wire(self) -> Wire:
         """Connect to the topics that the roles use."""

@@ -152,6 +152,11 @@ class Encoder:
         """Whether texts of the stream could bring a faster engine: then call `calibrate`."""
         return self._engines.wants_calibration
 
+    @property
+    def engine_settled(self) -> bool:
+        """Whether the engine that computes stays: nothing is being calibrated, or could be."""
+        return self._engines.settled
+
     def calibrate(
         self,
         texts: Sequence[str],

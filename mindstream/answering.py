@@ -10,12 +10,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mindstream.backbone import engine_options, load_encoder
+from mindstream.clients import make_memory, make_redis
 from mindstream.settings import Settings
 
 if TYPE_CHECKING:
-    from learners.released import EncoderCache
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from learners.released import EncoderCache, ReleasedModel
     from serving.batcher import MicroBatcher
     from serving.metrics import Metrics
+    from serving.predictor import Computed
     from serving.releases import Releases
 
 
@@ -55,7 +62,6 @@ def make_releases(settings: Settings, metrics: Metrics) -> Releases:
 def make_batcher(settings: Settings, releases: Releases, metrics: Metrics) -> MicroBatcher:
     """Build the queue before the model, and the predictor behind it."""
     from learners.tasks import task_kind
-    from mindstream.features import make_kept_later
     from serving.batcher import MicroBatcher
     from serving.predictor import Predictor
     from streams.serve import pass_observer
@@ -65,7 +71,7 @@ def make_batcher(settings: Settings, releases: Releases, metrics: Metrics) -> Mi
         top=settings.serve.top,
         max_tokens=settings.serve.max_tokens,
         remembered=settings.serve.remembered,
-        keep=make_kept_later(settings, metrics).put if settings.features.max_bytes else None,
+        computed=_who_is_told(settings, metrics),
         now=_utc_now,
         monotonic_s=time.monotonic,
     )
@@ -77,6 +83,28 @@ def make_batcher(settings: Settings, releases: Releases, metrics: Metrics) -> Mi
         max_queued=settings.serve.max_queued,
         observe=pass_observer(metrics),
     )
+
+
+def _who_is_told(settings: Settings, metrics: Metrics) -> Computed:
+    """Give what hands computed features on: to those who reuse them, and to calibration."""
+    from mindstream.features import make_kept_later
+    from serving.calibrating import Calibrator
+
+    calibrator = Calibrator(lambda task: _labelled(settings, task))
+    kept = make_kept_later(settings, metrics) if settings.features.max_bytes else None
+
+    def computed(model: ReleasedModel, texts: Sequence[str], features: NDArray[np.float32]) -> None:
+        if kept is not None:
+            kept.put(model.encoder.space_id, texts, features)
+        calibrator.saw(model, texts)
+
+    return computed
+
+
+def _labelled(settings: Settings, task: str) -> list[tuple[str, str]]:
+    """Read rows that memory keeps apart, of one label each: no model has learned them."""
+    rows = make_memory(settings, make_redis(settings), task).held_out(settings.gate.rows)
+    return [(row.text, row.label) for row in rows if isinstance(row.label, str)]
 
 
 def _utc_now() -> datetime:

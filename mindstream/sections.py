@@ -163,7 +163,7 @@ class ModelSettings(Section):
     )
     engine: Literal["auto", "torch", "torch-compiled", "cuda-graphs", "openvino"] = Field(
         "auto",
-        description="what computes in serve; auto measures at start, and again when texts have come",
+        description="what computes in serve; auto measures at start, and once texts have come",
     )
     precision: Literal["auto", "fp32", "bf16", "int8-weights", "int8"] = Field(
         "auto",
@@ -362,7 +362,11 @@ class ServeSettings(Section):
     )
     batch_rows: int = Field(256, ge=1, le=65_536, description="records taken at once, at most")
     max_tokens: int = Field(8_192, ge=128, description="tokens of one forward pass, at most")
-    max_wait_s: float = Field(0.02, ge=0, description="longest wait for a batch to fill, seconds")
+    max_wait_s: float = Field(
+        0.0,
+        ge=0,
+        description="longest wait for a batch to fill where nothing is being answered, seconds",
+    )
     pass_rows: int = Field(64, ge=1, le=4_096, description="rows of one forward pass, at most")
     max_queued: int = Field(
         1_024, ge=1, description="rows of callers that may wait for the model; more are refused"

@@ -32,8 +32,8 @@ MAX_TOP = 16  # what the contract holds
 MAX_TOKENS = 8_192
 REMEMBERED = 4_096
 
-# Space id of an encoder, texts, and their features, float32 [texts, width].
-Keep = Callable[[str, Sequence[str], "NDArray[np.float32]"], None]
+# A model, texts, and their features by its encoder, float32 [texts, width].
+Computed = Callable[["ReleasedModel", Sequence[str], "NDArray[np.float32]"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Predictor:
             alone. The encoder's own bound holds too.
         remembered: texts whose features, and texts whose answers by a release, are kept in case
             they come again; 0 keeps none.
-        keep: told the features that were computed, of texts that may be learned from; must return
-            at once.
+        computed: told the features that were computed, of texts that may be learned from, and a
+            model whose encoder did; must return at once.
 
     Raises:
         ValueError: top or remembered is out of range.
@@ -95,7 +95,7 @@ class Predictor:
         monotonic_s: Callable[[], float],
         max_tokens: int = MAX_TOKENS,
         remembered: int = REMEMBERED,
-        keep: Keep | None = None,
+        computed: Computed | None = None,
     ) -> None:
         if not 1 <= top <= MAX_TOP:
             raise ValueError(f"top is {top}: it must be 1 to {MAX_TOP}")
@@ -104,7 +104,7 @@ class Predictor:
         self._now = now
         self._monotonic_s = monotonic_s
         self._max_tokens = max_tokens
-        self._keep = keep
+        self._computed = computed
         self._answers: Recent[tuple[str, str, str], Decision] = Recent(remembered)
         self._features: Recent[tuple[str, tuple[int, ...]], NDArray[np.float32]] = Recent(
             remembered
@@ -204,8 +204,8 @@ class Predictor:
         fresh = [place for mine in by_task.values() for place in mine]
         if not fresh:
             return decided
-        encoder = models[questions[fresh[0]].asked.interaction.task].encoder
-        rows = iter(self._encode(encoder, [questions[place] for place in fresh]))
+        model = models[questions[fresh[0]].asked.interaction.task]
+        rows = iter(self._encode(model, [questions[place] for place in fresh]))
         for task, mine in by_task.items():
             model = models[task]
             features = np.stack([next(rows) for _ in mine])
@@ -214,8 +214,11 @@ class Predictor:
                 decided.append((place, model, decision))
         return decided
 
-    def _encode(self, encoder: Encoder, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def _encode(
+        self, model: ReleasedModel, questions: Sequence[Question]
+    ) -> list[NDArray[np.float32]]:
         """Give the features of every question, float32 [width] each; the same text only once."""
+        encoder = model.encoder
         if any(question.encoder is not encoder for question in questions):  # swapped in between
             ids = encoder.tokenize([question.text or "" for question in questions])
             tokens = [tuple(row) for row in ids]
@@ -229,13 +232,13 @@ class Predictor:
             for row, features in zip(rows, encoded, strict=True):
                 found[missing[row]] = features
                 self._features.put((space, missing[row]), features.copy())
-        if self._keep is not None and missing:
-            self._offer(space, questions, tokens, found, set(missing))
+        if self._computed is not None and missing:
+            self._offer(model, questions, tokens, found, set(missing))
         return [_present(found[row]) for row in tokens]
 
     def _offer(
         self,
-        space: str,
+        model: ReleasedModel,
         questions: Sequence[Question],
         tokens: Sequence[tuple[int, ...]],
         found: Mapping[tuple[int, ...], NDArray[np.float32] | None],
@@ -247,10 +250,9 @@ class Predictor:
             for question, row in zip(questions, tokens, strict=True)
             if row in computed and question.asked.interaction.consent
         }
-        if texts and self._keep is not None:
-            self._keep(
-                space, list(texts), np.stack([_present(found[row]) for row in texts.values()])
-            )
+        if texts and self._computed is not None:
+            features = np.stack([_present(found[row]) for row in texts.values()])
+            self._computed(model, list(texts), features)
 
     def _silent(self, asked: Asked) -> Prediction:
         return Prediction(

@@ -88,6 +88,9 @@ def releases_shown(releases: Releases) -> dict[str, dict[str, object]]:
             "learned": serving.model.release.learned,
             "labels": serving.model.release.labels,
             "gate": serving.model.release.gate.reason,
+            "engine": f"{serving.model.encoder.choice.engine} "
+            f"{serving.model.encoder.choice.precision}",
+            "engine_settled": serving.model.encoder.engine_settled,
         }
         for task, serving in sorted(releases.serving().items())
     }

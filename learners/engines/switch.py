@@ -7,10 +7,13 @@ so that it may be exchanged while other threads compute.
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from learners.engines.base import (
     Pair,
     features,
 )
+from learners.engines.calibrating import NICE
 from learners.engines.checks import Labelled, Probes, check, make_probes
 from learners.engines.choosing import fastest, time_engines
 from learners.engines.making import EngineOptions, KeptEngines, Maker, wanted
@@ -87,9 +91,11 @@ class EngineSwitch:
     def __init__(self, source: Source, options: EngineOptions) -> None:
         self._source = source
         self._options = options
-        self._lock = threading.RLock()  # one change at a time
+        self._lock = threading.Lock()  # of what computes: one change at a time
+        self._one_calibration = threading.Lock()
         self._tried: int | None = None  # stamp of the weights that calibration was tried on
-        self._made: dict[Pair, Engine] = {}  # what may serve beside the one that does
+        self._calibrating = False
+        self._makers: dict[int, Maker] = {}  # the last one, by the stamp of the weights
         self._running = self._choose()
 
     @property
@@ -105,6 +111,11 @@ class EngineSwitch:
             self._source.module
         )
         return allowed and self._source.device.type == "cpu" and not done
+
+    @property
+    def settled(self) -> bool:
+        """Whether no other engine will take this one's place."""
+        return not (self._calibrating or self.wants_calibration)
 
     def features(self, token_ids: Tokens) -> Floats:
         """Compute features of token ids, float32 [rows, width], in the order given."""
@@ -136,14 +147,23 @@ class EngineSwitch:
             raise EncoderError(
                 f"{len(different)} different texts: calibration needs {MIN_TEXTS} at least"
             )
-        with self._lock:
+        with self._one_calibration:
             if not self.wants_calibration:
                 return self.choice
-            self._tried = weights_stamp(self._source.module)
+            self._calibrating, self._tried = True, weights_stamp(self._source.module)
             random.Random(0).shuffle(different)
             held = min(PROBE_TEXTS, len(different) // 3)
-            with tempfile.TemporaryDirectory() as folder:
-                self._calibrate(different[:held], different[held:], labelled, Path(folder))
+            try:
+                with (
+                    tempfile.TemporaryDirectory() as folder,
+                    ThreadPoolExecutor(1, "calibrate", initializer=lower_priority) as thread,
+                ):
+                    judging, calibrating = different[:held], different[held:]
+                    thread.submit(
+                        self._calibrate, judging, calibrating, labelled, Path(folder)
+                    ).result()
+            finally:
+                self._calibrating = False
             return self.choice
 
     def _calibrate(
@@ -151,7 +171,10 @@ class EngineSwitch:
     ) -> None:
         before = self._tried
         maker = self._maker()
-        made = {REFERENCE: maker.make(REFERENCE), **self._made}
+        self._makers.clear()  # what it converted is not needed any more
+        made = {REFERENCE: maker.make(REFERENCE)}
+        now = self._running.engine
+        made.setdefault(now.pair, now)
         failed: list[Candidate] = []
         try:
             made[CALIBRATED] = maker.calibrate(calibrating[:CALIBRATION_TEXTS], folder=folder)
@@ -160,9 +183,10 @@ class EngineSwitch:
         probes = make_probes(made[REFERENCE], judging, width=self._source.width, labelled=labelled)
         running = self._compete(made, probes, failed)
         choice = self._running.choice.joined_with(running.choice)
-        if weights_stamp(self._source.module) != before:
-            return  # trained meanwhile: what was made is of weights that are gone
-        self._running = replace(running, choice=choice)
+        with self._lock:
+            if weights_stamp(self._source.module) != before:
+                return  # trained meanwhile: what was made is of weights that are gone
+            self._running = replace(running, choice=choice)
         found = choice.of(CALIBRATED)
         if self._options.folder is not None and found is not None and not found.rejected:
             KeptEngines(self._options.folder).keep(self._source.space_id(), folder, found)
@@ -172,6 +196,7 @@ class EngineSwitch:
         pairs = wanted(self._options, device=self._source.device)
         maker = self._maker()
         if len(pairs) == 1 and pairs[0][0] == "torch":
+            self._makers.clear()
             return self._given(maker, pairs[0])
         made = {REFERENCE: maker.make(REFERENCE)}
         failed: list[Candidate] = []
@@ -240,7 +265,6 @@ class EngineSwitch:
             (*candidates, *failed),
             "" if free else "nothing that the settings allow may serve",
         )
-        self._made = {pair: made[pair]} if pair != REFERENCE else {}
         return Running(made[pair], choice, self._stamp_of(made[pair]))
 
     def _kept(self) -> tuple[Engine, Candidate] | None:
@@ -249,8 +273,13 @@ class EngineSwitch:
         return KeptEngines(self._options.folder).find(self._source.space_id())
 
     def _maker(self) -> Maker:
-        source = self._source
-        return Maker(source.module, plain=source.plain, device=source.device)
+        """Give the maker for the weights as they are; what it converted is kept for calibration."""
+        now = weights_stamp(self._source.module)
+        if now not in self._makers:
+            source = self._source
+            maker = Maker(source.module, plain=source.plain, device=source.device)
+            self._makers = {now: maker}
+        return self._makers[now]
 
     def _stamp_of(self, engine: Engine) -> int | None:
         return None if engine.pair == REFERENCE else weights_stamp(self._source.module)
@@ -264,11 +293,18 @@ class EngineSwitch:
             same = running.engine.name == "torch"
             pair: Pair = running.engine.pair if same else REFERENCE
             renewed = self._given(self._maker(), pair)
+            self._makers.clear()
             why = "the weights changed since another engine was made"
             choice = running.choice if same else replace(renewed.choice, reason=why)
-            self._made = {}
             self._running = replace(renewed, choice=choice)
             return self._running
+
+
+def lower_priority() -> None:
+    """Let every other thread go before the calling one, where threads have priorities."""
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        nice = max(NICE, os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def weights_stamp(module: nn.Module) -> int:

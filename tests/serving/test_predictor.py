@@ -234,7 +234,9 @@ def test_features_that_were_computed_are_handed_on_unless_consent_is_missing(
         top=1,
         now=lambda: NOW,
         monotonic_s=lambda: 0.0,
-        keep=lambda space, texts, rows: kept.append((space, list(texts), rows.shape)),
+        computed=lambda model, texts, rows: kept.append(
+            (model.encoder.space_id, list(texts), rows.shape)
+        ),
     )
     private = msgspec.structs.replace(interaction("0", "my own affair"), consent=False)
     batch = [Asked(private, 0.0), Asked(interaction("1"), 0.0), Asked(interaction("2"), 0.0)]
