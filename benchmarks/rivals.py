@@ -41,7 +41,7 @@ def model_of() -> Any:  # noqa: ANN401
 def run_bare(texts: Sequence[str]) -> None:
     """Answer all texts at every line that comes in; print the seconds that took."""
     model = model_of()
-    say({"ready": str(model.encoder.choice)})
+    say({"ready": f"{model.encoder.choice.engine} {model.encoder.choice.precision}"})
     for line in sys.stdin:
         mine = texts[: int(line)]
         used = resource.getrusage(resource.RUSAGE_SELF)
@@ -128,7 +128,7 @@ def run_faust(servers: str, interactions: str, predictions: str, folder: str) ->
                 )
                 await sent
 
-    say({"ready": str(model.encoder.choice)})
+    say({"ready": f"{model.encoder.choice.engine} {model.encoder.choice.precision}"})
     worker = faust.Worker(app, loglevel="WARNING", quiet=True, redirect_stdouts=False)
     worker.web_enabled = False  # type: ignore[attr-defined]
     worker.execute_from_commandline()

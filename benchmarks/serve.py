@@ -151,21 +151,21 @@ class Contest:
     ) -> None:
         self.texts = texts
         self.role: Role = deployed.start("serve", cores=on)
+        self.wire = deployed.wire()
+        self.role.wait_ready()
+        self.role.wait_settled(self.wire, texts)  # what it has calibrated, the others load
         path = deployed.folder / "texts.json"
         path.write_text(json.dumps(list(texts)), encoding="utf-8")
         environment = deployed.environment()
         self.bare = Rival(["bare", "--texts", str(path)], environment=environment, on=on)
-        servers = deployed.servers
         self.rivals: dict[str, tuple[Rival, Wire]] = {}
         for name in ("pipeline", "faust"):
             topics = (f"{name}-interactions", f"{name}-predictions")
             deployed.make_topics(topics)
-            argv = [name, "--servers", servers, "--labels", str(labels)]
+            argv = [name, "--servers", deployed.servers, "--labels", str(labels)]
             argv += ["--interactions", topics[0], "--predictions", topics[1]]
             rival = Rival([*argv, "--folder", str(deployed.folder)], environment=environment, on=on)
-            self.rivals[name] = (rival, Wire(servers, *topics))
-        self.wire = deployed.wire()
-        self.role.wait_ready()
+            self.rivals[name] = (rival, Wire(deployed.servers, *topics))
         self.bare.wait_ready()
         rate_through(self.wire, texts[:64], "warm")
         for name, (rival, wire) in self.rivals.items():
@@ -191,7 +191,7 @@ class Contest:
     def engines(self) -> dict[str, str]:
         """Say what each side computes with."""
         return {
-            "mindstream": self.bare.engine,  # the same settings and the same release
+            "mindstream": self.role.engine(),
             "bare": self.bare.engine,
             **{name: rival.engine for name, (rival, _) in self.rivals.items()},
         }
