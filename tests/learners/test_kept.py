@@ -298,3 +298,26 @@ def test_a_correction_takes_back_exactly_what_was_added(redis: redis_client.Redi
     assert not corrected[1][0].any()  # of `card` nothing is left
     assert corrected[2].tolist() == [0, 2]
     assert not head_sums(plain)[1][0].any()
+
+
+def test_a_learner_that_resumes_takes_the_same_features_again(redis: redis_client.Redis) -> None:
+    """To the bit while they are kept; else what its own engine computes, as without keeping."""
+    store = kept(redis)
+    learner = learner_on(store)
+    encoder = learner.strategy.encoder
+    texts = ["where is it", "my pin", "a fee"]
+    store.put(encoder.space_id, texts[:2], some_features(2, width=encoder.width))
+    examples = [example(text, text, text[-3:]) for text in texts]
+    learner.learn(examples[:1])
+    state = learner.state()
+    learner.learn(examples[1:])
+    resumed = learner_on(store)
+    resumed.restore(state)
+    resumed.learn(examples[1:])
+    for name, array in learner.state().arrays.items():
+        assert np.array_equal(array.numpy(), resumed.state().arrays[name].numpy()), name
+    redis.flushall()
+    alone = learner_on(store)
+    alone.restore(state)
+    alone.learn(examples[1:])
+    assert not np.array_equal(head_sums(alone)[1][1], head_sums(learner)[1][1])  # of "my pin"
