@@ -26,32 +26,23 @@ from streams.serve import Serve
 from streams.topics import Topics
 from streams.watch import Watch
 from tests.foundry import interaction
+from tests.producing import MemoryApp
 
 THEN = datetime(2026, 1, 2, tzinfo=UTC)
 TOPICS = Topics("faults")
 
 
-class FlakyApp:
-    """The two verbs of a Faust app's producer that producing needs; refuses the first batches."""
+class FlakyApp(MemoryApp):
+    """Refuses the first batches."""
 
     def __init__(self, *, refuses: int) -> None:
+        super().__init__()
         self.refuses = refuses
-        self.sent: list[tuple[str, bytes]] = []
-        self.producer = self
 
-    async def maybe_start(self) -> None:
-        """Start nothing."""
-
-    async def send(self, topic: str, key: bytes, value: bytes, *rest: Any) -> Any:
+    def refuse(self, values: list[bytes]) -> None:
         if self.refuses:
             self.refuses -= 1
             raise KafkaConnectionError("away")
-        self.sent.append((topic, value))
-        return _done()
-
-
-async def _done() -> None:
-    return None
 
 
 def records(topic: str, messages: list[Contract]) -> list[Record]:

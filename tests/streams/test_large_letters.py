@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from datetime import UTC, datetime
 from typing import Any
@@ -22,31 +21,24 @@ from streams.decoding import KEPT_BYTES, Limits, Record, dead_letter, make_recor
 from streams.ingest import LEAST_KEPT_BYTES, Ingest, IngestRules
 from streams.producing import outgoing
 from streams.topics import Topics
+from tests.producing import MemoryApp
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 TOPICS = Topics("large")
 MOST_BYTES = 16 * 1024 * 1024
 
 
-class Broker:
-    """The verbs of a Faust app that handling a batch needs; takes values up to a size."""
+class Broker(MemoryApp):
+    """Takes values up to a size."""
 
     def __init__(self, *, takes_bytes: int) -> None:
+        super().__init__()
         self.takes_bytes = takes_bytes
-        self.sent: list[tuple[str, bytes]] = []
         self.crashed: list[BaseException] = []
-        self.producer = self
 
-    async def maybe_start(self) -> None:
-        """Start nothing."""
-
-    async def send(self, topic: str, key: bytes, value: bytes, *rest: Any) -> Any:
-        if len(value) > self.takes_bytes:
-            raise MessageSizeTooLargeError(f"{len(value)} bytes")
-        self.sent.append((topic, value))
-        delivered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        delivered.set_result(None)
-        return delivered
+    def refuse(self, values: list[bytes]) -> None:
+        if max(map(len, values)) > self.takes_bytes:
+            raise MessageSizeTooLargeError(f"{max(map(len, values))} bytes")
 
     async def crash(self, error: BaseException) -> None:
         self.crashed.append(error)
