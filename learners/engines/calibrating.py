@@ -40,7 +40,7 @@ def batches(folder: Path) -> Iterator[NDArray[np.int64]]:
 
 def main(folder: Path) -> None:
     """Read the folder's graph and texts, and write the calibrated graph."""
-    os.nice(NICE)
+    os.nice(max(0, NICE - os.nice(0)))
     warnings.simplefilter("ignore")
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as documented
     import nncf

@@ -132,6 +132,7 @@ def test_every_engine_computes_in_several_threads_at_once(
 
 
 @needs_openvino
+@pytest.mark.timeout(900)  # the process of low priority waits for whatever else is running
 def test_texts_of_the_stream_bring_the_calibrated_engine_and_the_next_start_keeps_it(
     tmp_path: Path,
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_section_and_its_part_given_together_are_said(monkeypatch: pytest.Monk
     ("overrides", "said"),
     [
         ({"model__device": "gpu"}, "model.device = 'gpu'"),
+        ({"model": {"engine": "torch", "precision": "int8"}}, "'torch' does not compute in int8"),
         ({"kafka__servers": "a,b"}, "kafka.servers = 'a,b': 'a' is no broker"),
         ({"kafka__servers": "a:1,"}, "'' is no broker"),
         ({"kafka__servers": "a:99999"}, "'a:99999' is no broker"),
