@@ -9,8 +9,9 @@
       │        (small encoder)
       ├────► overhead, reuse                                overhead: what the machinery costs
       │        (stopwatch)                                  reuse: what kept features save
-      └────► memory                                         memory: the replay memory itself
-               (writers, buffers)
+      ├────► memory                                         memory: the replay memory itself
+      │        (writers, buffers)
+      └────► engines                                        engines: what computes the encoder
 
 `python -m benchmarks.NAME --help` says what can be run; RESULTS.md holds what was measured.
 """
