@@ -29,7 +29,6 @@ from learners.engines import (
     Precision,
     Source,
     choose_device,
-    weights_stamp,
 )
 from learners.pooling import POOLING, EncoderModule, pooled
 from learners.tuning import merged, split_virtual, unadapted
@@ -216,7 +215,7 @@ class Encoder:
 
         Features of two encoders may be mixed in one head exactly when this is equal.
         """
-        stamp = weights_stamp(self.module)
+        stamp = self._engines.stamp()
         if self._space is None or self._space[0] != stamp:
             digest = hashlib.sha256()
             for data in self.blobs().values():

@@ -15,13 +15,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from learners.planning import plan
 from schemas.errors import OverloadError
 from serving.predictor import Asked, Predictor, Question
 
@@ -64,7 +62,7 @@ class _Lane:
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         self._waiting: list[_Row] = []
-        self._planned: deque[list[_Row]] = deque()
+        self._sorted: list[_Row] = []  # the window, longest first
         self.rows = 0
 
     def put(self, rows: Sequence[_Row]) -> None:
@@ -72,15 +70,16 @@ class _Lane:
         self.rows += len(rows)
 
     def take(self) -> list[_Row]:
-        """Give the next micro-batch; only where there are rows."""
-        if not self._planned:
-            lengths = [len(row.question.tokens) for row in self._waiting]
-            self._planned.extend(
-                [self._waiting[place] for place in places]
-                for places in plan(lengths, self._max_rows, self._max_tokens)
-            )
-            self._waiting = []
-        batch = self._planned.popleft()
+        """Give the next micro-batch, of rows of similar length; only where there are rows."""
+        if not self._sorted:
+            self._waiting.sort(key=lambda row: len(row.question.tokens), reverse=True)
+            self._sorted, self._waiting = self._waiting, []
+        batch = [self._sorted.pop()]
+        while self._sorted and len(batch) < self._max_rows:
+            longest = len(self._sorted[-1].question.tokens)
+            if (len(batch) + 1) * longest > self._max_tokens:
+                break
+            batch.append(self._sorted.pop())
         self.rows -= len(batch)
         return batch
 

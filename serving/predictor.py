@@ -227,7 +227,7 @@ class Predictor:
         space = encoder.space_id
         found = {row: self._features.get((space, row)) for row in tokens}
         missing = [row for row, features in found.items() if features is None]
-        for rows in plan([len(row) for row in missing], max(1, len(missing)), self._max_tokens):
+        for rows in self._passes([len(row) for row in missing]):
             encoded = encoder.encode_tokens([missing[row] for row in rows])
             for row, features in zip(rows, encoded, strict=True):
                 found[missing[row]] = features
@@ -235,6 +235,12 @@ class Predictor:
         if self._computed is not None and missing:
             self._offer(model, questions, tokens, found, set(missing))
         return [_present(found[row]) for row in tokens]
+
+    def _passes(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Give what the encoder gets at once: it parts that again, as it suits its engine."""
+        if len(lengths) * max(lengths, default=0) <= self._max_tokens:
+            return [list(range(len(lengths)))] if lengths else []
+        return plan(lengths, len(lengths), self._max_tokens)
 
     def _offer(
         self,

@@ -5,7 +5,7 @@ Owns names, micro-batches and reports; must not know any library that computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learners.batch import collate
+from learners.planning import plan
 
 EngineName = Literal["torch", "torch-compiled", "cuda-graphs", "openvino"]
 Precision = Literal["fp32", "bf16", "int8-weights", "int8"]
@@ -90,29 +91,21 @@ def features(engine: Engine, token_ids: Sequence[Sequence[int]], *, width: int) 
     return found
 
 
-def micro_batches(lengths: Sequence[int], *, shape: Shape) -> Iterator[list[int]]:
-    """Split rows, shortest first, into batches bounded by rows and by padded tokens.
+def micro_batches(lengths: Sequence[int], *, shape: Shape) -> list[list[int]]:
+    """Split rows, shortest first, into batches that suit an engine; see `learners.planning.plan`.
 
     Args:
         lengths: tokens of each row.
         shape: the bounds.
 
-    Yields:
-        Row numbers of one batch.
+    Returns:
+        Row numbers of each batch.
 
     Example:
-        >>> list(micro_batches([9, 2, 3, 2], shape=Shape(rows=2, tokens=16)))
+        >>> micro_batches([9, 2, 3, 2], shape=Shape(rows=2, tokens=16))
         [[1, 3], [2], [0]]
     """
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        full = len(batch) == shape.rows or (len(batch) + 1) * lengths[row] > shape.tokens
-        if batch and full:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    return plan(lengths, shape.rows, shape.tokens)
 
 
 @dataclass(frozen=True, slots=True)

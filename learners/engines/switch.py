@@ -7,6 +7,7 @@ so that it may be exchanged while other threads compute.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sys
@@ -42,6 +43,7 @@ MIN_TEXTS = 64  # fewer different ones describe no stream
 TIMED_TEXTS = 64
 
 Tokens = Sequence[Sequence[int]]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class EngineSwitch:
         self._one_calibration = threading.Lock()
         self._tried: int | None = None  # stamp of the weights that calibration was tried on
         self._calibrating = False
+        # Where any engine may compute, nobody exchanges weights: they could only change in place.
+        self._fixed = None if options.engine == "torch" else tuple(source.module.parameters())
         self._makers: dict[int, Maker] = {}  # the last one, by the stamp of the weights
         self._running = self._choose()
 
@@ -107,10 +111,12 @@ class EngineSwitch:
     def wants_calibration(self) -> bool:
         """Whether texts of the stream could still bring a faster engine."""
         allowed = CALIBRATED in wanted(self._options, device=self._source.device)
-        done = self._running.engine.pair == CALIBRATED or self._tried == weights_stamp(
-            self._source.module
-        )
+        done = self._running.engine.pair == CALIBRATED or self._tried == self.stamp()
         return allowed and self._source.device.type == "cpu" and not done
+
+    def stamp(self) -> int:
+        """Tell weights apart."""
+        return weights_stamp(self._source.module if self._fixed is None else self._fixed)
 
     @property
     def settled(self) -> bool:
@@ -120,7 +126,7 @@ class EngineSwitch:
     def features(self, token_ids: Tokens) -> Floats:
         """Compute features of token ids, float32 [rows, width], in the order given."""
         running = self._running
-        if running.stamp is not None and running.stamp != weights_stamp(self._source.module):
+        if running.stamp is not None and running.stamp != self.stamp():
             running = self._renew()
         return features(running.engine, token_ids, width=self._source.width)
 
@@ -150,7 +156,7 @@ class EngineSwitch:
         with self._one_calibration:
             if not self.wants_calibration:
                 return self.choice
-            self._calibrating, self._tried = True, weights_stamp(self._source.module)
+            self._calibrating, self._tried = True, self.stamp()
             random.Random(0).shuffle(different)
             held = min(PROBE_TEXTS, len(different) // 3)
             try:
@@ -184,12 +190,15 @@ class EngineSwitch:
         running = self._compete(made, probes, failed)
         choice = self._running.choice.joined_with(running.choice)
         with self._lock:
-            if weights_stamp(self._source.module) != before:
+            if self.stamp() != before:
                 return  # trained meanwhile: what was made is of weights that are gone
             self._running = replace(running, choice=choice)
         found = choice.of(CALIBRATED)
         if self._options.folder is not None and found is not None and not found.rejected:
-            KeptEngines(self._options.folder).keep(self._source.space_id(), folder, found)
+            try:
+                KeptEngines(self._options.folder).keep(self._source.space_id(), folder, found)
+            except OSError as error:  # it computes all the same, and is made again at a start
+                log.warning("the calibrated engine cannot be kept: %s", error)
 
     def _choose(self) -> Running:
         """Choose among what needs no texts, and what was calibrated at an earlier start."""
@@ -274,7 +283,7 @@ class EngineSwitch:
 
     def _maker(self) -> Maker:
         """Give the maker for the weights as they are; what it converted is kept for calibration."""
-        now = weights_stamp(self._source.module)
+        now = self.stamp()
         if now not in self._makers:
             source = self._source
             maker = Maker(source.module, plain=source.plain, device=source.device)
@@ -282,13 +291,13 @@ class EngineSwitch:
         return self._makers[now]
 
     def _stamp_of(self, engine: Engine) -> int | None:
-        return None if engine.pair == REFERENCE else weights_stamp(self._source.module)
+        return None if engine.pair == REFERENCE else self.stamp()
 
     def _renew(self) -> Running:
         """Follow weights that changed: torch can at once, another engine gives way to it."""
         with self._lock:
             running = self._running
-            if running.stamp is None or running.stamp == weights_stamp(self._source.module):
+            if running.stamp is None or running.stamp == self.stamp():
                 return running  # another thread was here before
             same = running.engine.name == "torch"
             pair: Pair = running.engine.pair if same else REFERENCE
@@ -307,6 +316,7 @@ def lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
-def weights_stamp(module: nn.Module) -> int:
+def weights_stamp(of: nn.Module | Sequence[nn.Parameter]) -> int:
     """Tell weights apart: they change in place (optimizer steps, loaded states) or as such."""
-    return hash(tuple((id(p), p._version) for p in module.parameters()))
+    weights = of.parameters() if isinstance(of, nn.Module) else of
+    return hash(tuple((id(p), p._version) for p in weights))
