@@ -188,12 +188,12 @@ class Deployment:
         """Give the brokers' addresses."""
         return self.overrides["kafka.servers"]
 
-    def start(self, name: str, *, cores: set[int], group: str = "") -> Role:
+    def start(self, name: str, *, cores: set[int] | None = None, group: str = "") -> Role:
         """Start a role as its command does, on some cores; it is not waited for.
 
         Args:
             name: of the role.
-            cores: it may use.
+            cores: it may use; None: those of this thread.
             group: tells its log apart where there are several.
         """
         port = free_port()
@@ -206,7 +206,8 @@ class Deployment:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        pin(process.pid, cores)
+        if cores is not None:
+            pin(process.pid, cores)
         role = Role(name, port, process, log)
         self.roles.append(role)
         return role
@@ -361,7 +362,22 @@ def pin(pid: int, cores: set[int]) -> None:
         os.sched_setaffinity(pid, cores)
 
 
-def cores() -> tuple[set[int], set[int]]:
-    """Split this process' cores: one for what is measured, and the others where there are any."""
-    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    return {mine[0]}, set(mine[1:]) or {mine[0]}
+@contextmanager
+def apart() -> Iterator[set[int]]:
+    """Keep this thread, and those it starts, off one core: that is for what is measured.
+
+    Where there is one core alone, all share it.
+
+    Yields:
+        The core that is free, as a set.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        yield {0}
+        return
+    before = os.sched_getaffinity(0)
+    mine, *rest = sorted(before)
+    pin(0, set(rest) or {mine})
+    try:
+        yield {mine}
+    finally:
+        pin(0, before)

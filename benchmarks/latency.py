@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.bars import Show, bar
 from benchmarks.data import DEFAULT_FOLDER, DataError
-from benchmarks.deployment import Role, cores, deployment, pin, taught
+from benchmarks.deployment import Role, apart, deployment, taught
 from benchmarks.load import drive, quantile
 from benchmarks.results import machine, revision
 from benchmarks.serve import banking, rate_through
@@ -90,11 +90,10 @@ def measure(
         Rows a second of the role, and what was seen at each load.
     """
     known, texts = banking(data, 4_096)
-    mine, rest = cores()
-    pin(0, rest)
     settings: dict[str, object] = {"model.threads": 1, "serve.remembered": 0, **changes}
     seen: list[Latency] = []
     with (
+        apart() as mine,
         tempfile.TemporaryDirectory(prefix="mindstream-benchmark-") as folder,
         deployment(Path(folder), settings) as deployed,
     ):

@@ -37,7 +37,7 @@ from benchmarks.deployment import (
     Deployment,
     Role,
     Wire,
-    cores,
+    apart,
     deployment,
     pin,
     questions,
@@ -218,10 +218,9 @@ def measure(
         show: moves the bar.
     """
     known, asked = banking(data, rows)
-    mine, rest = cores()
-    pin(0, rest)
     settings: dict[str, object] = {"model.threads": 1, "serve.remembered": 0, **changes}
     with (
+        apart() as mine,
         tempfile.TemporaryDirectory(prefix="mindstream-benchmark-") as folder,
         deployment(Path(folder), settings) as deployed,
     ):

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.bars import Show, bar
 from benchmarks.data import DEFAULT_FOLDER, DataError, Row
-from benchmarks.deployment import Deployment, cores, deployment, pin, questions
+from benchmarks.deployment import Deployment, apart, deployment, questions
 from benchmarks.load import quantile
 from benchmarks.results import machine, revision
 from benchmarks.serve import banking, rate_through
@@ -249,14 +249,13 @@ def measure(data: Path, *, seconds: float, changes: dict[str, object], show: Sho
     """
     known, texts = banking(data, 4_096)
     labels = {row.text: row.label for row in known}
-    mine, rest = cores()
-    pin(0, rest)
     settings: dict[str, object] = {"model.threads": 1, "serve.remembered": 0, **changes}
     with (
+        apart() as mine,
         tempfile.TemporaryDirectory(prefix="mindstream-benchmark-") as folder,
         deployment(Path(folder), settings) as deployed,
     ):
-        roles = [deployed.start(name, cores=rest) for name in ("ingest", "learn")]
+        roles = [deployed.start(name) for name in ("ingest", "learn")]
         serve = deployed.start("serve", cores=mine)
         stream = Stream(deployed, known)
         reader = Reader(deployed)

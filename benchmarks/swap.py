@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.bars import Show, bar
 from benchmarks.data import DEFAULT_FOLDER, DataError
-from benchmarks.deployment import Deployment, Wire, cores, deployment, pin, taught
+from benchmarks.deployment import Deployment, Wire, apart, deployment, taught
 from benchmarks.load import Answered, drive, quantile
 from benchmarks.results import machine, revision
 from benchmarks.serve import banking, rate_through
@@ -108,12 +108,11 @@ def measure(data: Path, *, swaps: int, changes: dict[str, object], show: Show) -
         show: moves the bar.
     """
     known, texts = banking(data, 4_096)
-    mine, rest = cores()
-    pin(0, rest)
     settings: dict[str, object] = {"model.threads": 1, "serve.remembered": 0, **changes}
     calm: list[Answered] = []
     swapping: list[Answered] = []
     with (
+        apart() as mine,
         tempfile.TemporaryDirectory(prefix="mindstream-benchmark-") as folder,
         deployment(Path(folder), settings) as deployed,
     ):
@@ -189,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; see the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.swap", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few swaps")
+    parser.add_argument("--swaps", type=int)
     parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="a real cluster")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
@@ -199,7 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with bar("stretches") as show:
             seen = measure(
-                args.data, swaps=QUICK_SWAPS if args.quick else SWAPS, changes=changes, show=show
+                args.data,
+                swaps=args.swaps or (QUICK_SWAPS if args.quick else SWAPS),
+                changes=changes,
+                show=show,
             )
     except DataError as error:
         parser.error(str(error))
