@@ -1,12 +1,13 @@
 """Requests a second, and how long each takes: mindstream's HTTP beside plain FastAPI.
 
 Both answer from the same release: the default encoder, a `two-speed` head learned from Banking77,
-one torch thread. Each is one process on the same core; the load comes from the other cores, over N
-connections, each with one text a request and the next one when its answer is there. No text comes
-twice, and neither side remembers answers. The sides take turns within one run. mindstream is asked
-with `publish=false`, which is the same work, and as by default, when interaction and prediction go
-to Kafka before the answer. FastAPI is asked by `def` and by `async def`; the ratio is to the faster
-of them. Prints a table; the last line is one JSON object.
+by torch in fp32 on one thread (with `--auto` mindstream computes as it chooses to). Each is one
+process on the same core; the load comes from the other cores, over N connections, each with one
+text a request and the next one when its answer is there. No text comes twice, and neither side
+remembers answers. The sides take turns within one run. mindstream is asked with `publish=false`,
+which is the same work, and as by default, when interaction and prediction go to Kafka before the
+answer. FastAPI is asked by `def` and by `async def`; the ratio is to the faster of them. Prints a
+table; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ def measure(
     seconds: float,
     rounds: int,
     progress: Show,
-) -> list[Turn]:
+) -> tuple[list[Turn], str]:
     """Let all sides take turns.
 
     Args:
@@ -240,7 +241,7 @@ def measure(
         progress: called with turns done and in all.
 
     Returns:
-        Every turn.
+        Every turn, and what mindstream computed with.
 
     Raises:
         BenchmarkError: the sides do not answer alike.
@@ -251,6 +252,9 @@ def measure(
     turns: list[Turn] = []
     with plain_api(deployed.settings.store_url, on=measured, folder=deployed.folder) as plain:
         server.wait_ready()
+        wire = deployed.wire()
+        server.wait_settled(wire, texts)
+        wire.close()
         asked = sides(Server(server.port, server.process.pid), plain)
         same = same_answers(asked, texts[:COMPARED])
         if same < MIN_SAME:
@@ -261,7 +265,8 @@ def measure(
             for number, side in order if turn % 2 == 0 else reversed(order):
                 turns.append(asyncio.run(load(side, endless, connections=number, seconds=seconds)))
                 progress(len(turns), rounds * len(order))
-    return turns
+        engine = server.engine()
+    return turns, engine
 
 
 def middle(turns: Sequence[Turn]) -> list[Turn]:
@@ -329,7 +334,7 @@ def table(turns: Sequence[Turn]) -> list[list[str]]:
     return lines
 
 
-def summary(turns: Sequence[Turn], *, precision: str) -> str:
+def summary(turns: Sequence[Turn], *, engine: str) -> str:
     """Write results as one line of JSON."""
     most = max(turn.connections for turn in turns)
     return json.dumps(
@@ -338,7 +343,8 @@ def summary(turns: Sequence[Turn], *, precision: str) -> str:
             "machine": machine(),
             "revision": revision(),
             "encoder": DEFAULT_BACKBONE,
-            "precision": precision,
+            "engine": engine,
+            "rival_engine": "torch, fp32",
             "connections": most,
             "over_fastapi": ratio(turns, OURS, connections=most),
             "cpu_over_fastapi": cpu_ratio(turns, OURS, connections=most),
@@ -355,9 +361,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of a turn")
     parser.add_argument("--rounds", type=int, help="of all turns")
     parser.add_argument(
-        "--precision",
-        default="fp32",
-        help="model.precision of mindstream: fp32 as the rival's (default), auto, bf16",
+        "--auto",
+        action="store_true",
+        help="let mindstream choose engine and precision, as by default; else torch, fp32",
     )
     parser.add_argument("--quick", action="store_true", help="one round, 16 connections, short")
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
@@ -377,7 +383,9 @@ def main(arguments: Sequence[str]) -> int:
     step = max(1, len(learned) // (QUICK_LEARNED if chosen.quick else LEARNED))
     learned = learned[::step]  # of every label
     texts = list(dict.fromkeys(row.text for row in rows))
-    changes = {"model.threads": 1, "model.precision": chosen.precision, "serve.remembered": 0}
+    changes: dict[str, object] = {"model.threads": 1, "serve.remembered": 0}
+    if not chosen.auto:
+        changes |= {"model.engine": "torch", "model.precision": "fp32"}
     with (
         tempfile.TemporaryDirectory() as folder,
         deployment(Path(folder), changes) as deployed,
@@ -385,7 +393,7 @@ def main(arguments: Sequence[str]) -> int:
     ):
         learner = taught([row.text for row in learned], [row.label for row in learned])
         deployed.release(learner, learned=len(learned))
-        turns = measure(
+        turns, engine = measure(
             deployed,
             texts,
             connections=chosen.connections or (QUICK_CONNECTIONS if chosen.quick else CONNECTIONS),
@@ -394,10 +402,10 @@ def main(arguments: Sequence[str]) -> int:
             progress=progress,
         )
     print(f"{machine()}, one torch thread, one core a server; {DEFAULT_BACKBONE}")
-    print(f"mindstream: {chosen.precision}; FastAPI: fp32")
+    print(f"mindstream: {engine}; FastAPI: torch, fp32")
     title = "one text a request, each connection waits for its answer; medians of rounds"
     show(table(turns), title=title, markdown=chosen.markdown)
-    print(summary(turns, precision=chosen.precision))
+    print(summary(turns, engine=engine))
     return 0
 
 

@@ -47,7 +47,7 @@ def test_the_ratio_is_to_the_faster_rival_of_the_same_round() -> None:
         ["4", PLAIN[1], "20", "0.67"],
         ["4", RECORDED, "60", "1.50"],
     ]
-    last = json.loads(http.summary(turns, precision="fp32"))
+    last = json.loads(http.summary(turns, engine="torch, fp32"))
     assert last["over_fastapi"] == last["cpu_over_fastapi"] == pytest.approx(2.5)
     assert last["recorded_over_fastapi"] == pytest.approx(1.5)
 
