@@ -170,7 +170,7 @@ class Deployment:
         Raises:
             RuntimeError: the cluster made none.
         """
-        producer = Producer({"bootstrap.servers": self.servers})
+        producer = Producer({"bootstrap.servers": self.servers, "log_level": 0})
         for name in names:
             producer.list_topics(name, timeout=10)  # the embedded cluster makes what is asked for
             end = time.monotonic() + START_S
@@ -231,7 +231,7 @@ class Deployment:
             gate=GateReport(accepted=True, reason="a benchmark's", rows=0, challenger=1.0),
             time=datetime.now(UTC),
         )
-        producer = Producer({"bootstrap.servers": self.servers})
+        producer = Producer({"bootstrap.servers": self.servers, "log_level": 0})
         producer.produce(self.topics.models, codec.encode(made), TASK)
         producer.flush()
         return made
@@ -289,6 +289,7 @@ class Wire:
         self._producer = Producer(
             {
                 "bootstrap.servers": servers,
+                "log_level": 0,  # it would say that the cluster is gone when all is over
                 "linger.ms": 1,
                 "partitioner": "murmur2_random",
                 "queue.buffering.max.messages": 1_000_000,
@@ -297,6 +298,7 @@ class Wire:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": servers,
+                "log_level": 0,  # it would say that the cluster is gone when all is over
                 "group.id": f"reader-{os.getpid()}-{time.monotonic_ns()}",
                 "fetch.wait.max.ms": 5,
                 "enable.auto.commit": False,

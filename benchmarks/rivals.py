@@ -60,10 +60,13 @@ def run_pipeline(servers: str, interactions: str, predictions: str, labels: int)
         AutoModelForSequenceClassification,
         AutoTokenizer,
         TextClassificationPipeline,
+        logging,
     )
 
     from learners import backbones
 
+    logging.set_verbosity_error()  # that its classifier is new is no news
+    logging.disable_progress_bar()
     folder = backbones.find(backbones.DEFAULT_BACKBONE)
     pipe = TextClassificationPipeline(  # type: ignore[no-untyped-call]
         model=AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels),

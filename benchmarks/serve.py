@@ -117,7 +117,7 @@ class Rival:
     def stop(self) -> None:
         """End it."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def rate_through(wire: Wire, texts: Sequence[str], name: str) -> float:

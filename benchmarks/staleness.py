@@ -98,6 +98,7 @@ class Reader:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": deployed.servers,
+                "log_level": 0,
                 "group.id": f"staleness-{os.getpid()}",
                 "fetch.wait.max.ms": 5,
                 "enable.auto.commit": False,
@@ -160,6 +161,7 @@ class Stream:
         self._producer = Producer(
             {
                 "bootstrap.servers": deployed.servers,
+                "log_level": 0,
                 "linger.ms": 1,
                 "partitioner": "murmur2_random",
             }
