@@ -12,6 +12,7 @@
       ├────► memory                                         memory: the replay memory itself
       │        (writers, buffers)
       └────► engines                                        engines: what computes the encoder
+    readers ──► ingest                                      ingest: how many events a second come in
 
 `python -m benchmarks.NAME --help` says what can be run; RESULTS.md holds what was measured.
 """
