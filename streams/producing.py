@@ -95,7 +95,8 @@ def _check_size(message: Outgoing, *, at_most: int) -> None:
 @lru_cache(maxsize=65_536)
 def _hash(key: bytes) -> int:
     """Give the positive hash of a key; the library's is pure Python, some 5 us a key."""
-    return murmur2(key) & 0x7FFFFFFF
+    positive: int = murmur2(key) & 0x7FFFFFFF
+    return positive
 
 
 async def _send(client: Any, topic: str, partition: int, messages: Sequence[Outgoing]) -> None:  # noqa: ANN401
