@@ -7,8 +7,9 @@
       │              features (of frozen encoders, kept)
       ├────► endurance, stock                               forever: no slower, no larger
       │        (small encoder)
-      ├────► overhead, reuse                                overhead: what the machinery costs
+      ├────► overhead, reuse, two_engines                   overhead: what the machinery costs
       │        (stopwatch)                                  reuse: what kept features save
+      │                                                     two_engines: what differing ones cost
       ├────► memory                                         memory: the replay memory itself
       │        (writers, buffers)
       └────► engines                                        engines: what computes the encoder
