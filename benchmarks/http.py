@@ -34,7 +34,7 @@ import numpy as np
 
 from benchmarks.bars import Show, bar
 from benchmarks.data import DEFAULT_FOLDER, DataError, read
-from benchmarks.deployment import START_S, Deployment, cores, deployment, free_port, pin, taught
+from benchmarks.deployment import START_S, Deployment, apart, deployment, free_port, pin, taught
 from benchmarks.overhead import show
 from benchmarks.results import ROOT, machine, revision
 from benchmarks.scenarios import BANKING
@@ -225,6 +225,7 @@ def measure(
     deployed: Deployment,
     texts: Sequence[str],
     *,
+    measured: set[int],
     connections: Sequence[int],
     seconds: float,
     rounds: int,
@@ -235,6 +236,7 @@ def measure(
     Args:
         deployed: with a release in its store, without roles.
         texts: asked, all different.
+        measured: cores of the servers.
         connections: each a row of the table.
         seconds: of a turn.
         rounds: of all turns; every other one in the opposite order.
@@ -246,8 +248,6 @@ def measure(
     Raises:
         BenchmarkError: the sides do not answer alike.
     """
-    measured, others = cores()
-    pin(0, others)
     server = deployed.start("serve", cores=measured)
     turns: list[Turn] = []
     with plain_api(deployed.settings.store_url, on=measured, folder=deployed.folder) as plain:
@@ -388,6 +388,7 @@ def main(arguments: Sequence[str]) -> int:
         changes |= {"model.engine": "torch", "model.precision": "fp32"}
     with (
         tempfile.TemporaryDirectory() as folder,
+        apart() as measured,
         deployment(Path(folder), changes) as deployed,
         bar("HTTP, in turns") as progress,
     ):
@@ -396,6 +397,7 @@ def main(arguments: Sequence[str]) -> int:
         turns, engine = measure(
             deployed,
             texts,
+            measured=measured,
             connections=chosen.connections or (QUICK_CONNECTIONS if chosen.quick else CONNECTIONS),
             seconds=chosen.seconds or (QUICK_SECONDS if chosen.quick else SECONDS),
             rounds=chosen.rounds or (QUICK_ROUNDS if chosen.quick else ROUNDS),
