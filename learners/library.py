@@ -21,7 +21,6 @@ from learners.checkpoint import CheckpointStore, LearnerState
 from learners.consolidation import ConsolidationConfig
 from learners.curation import Curation, CurationReport, DataRules
 from learners.gate import GateRules
-from learners.heads.additive import AdditiveHead
 from learners.holdout import is_held_out
 from learners.localmemory import LocalMemory
 from learners.loop import StepReport, together
@@ -226,9 +225,10 @@ class Learner:
         """Erase a user's rows from memory, and take them out of an additive head's sums.
 
         Only rows still in memory can be taken out. Texts are encoded again for it; floating-point
-        noise of the encoder may leave the last place of a few sums. Weights that were trained by
-        gradient keep what they learned, and a `two-speed` head keeps the features (no text) of the
-        user's held-out rows until newer ones replace them.
+        noise of the encoder may leave the last place of a few sums. The head keeps no features of
+        these rows either, whether they trained or were held out. Weights that were trained by
+        gradient keep what they learned, and so do numbers that are fitted on many rows, as those
+        of the calibration.
 
         Args:
             user: as given to `learn`; `anybody` stands for rows that were given without one.
@@ -237,19 +237,12 @@ class Learner:
             How many rows were erased, and how many taken out.
         """
         rows = self.memory.of_user(user)
-        head = self.loop.strategy.head
-        subtracted = 0
-        if isinstance(head, AdditiveHead):
-            mine = self._summed(rows)
-            if mine:
-                touched = [
-                    tuple(head.row_of(text) for text in self.loop.kind.label_texts(row.label))
-                    for row in mine
-                ]
-                head.add(self.encoder.encode([row.text for row in mine]), touched, sign=-1)
-                self.loop.strategy.settle()
-            subtracted = len(mine)
-        return Forgotten(self.memory.erase_user(user), subtracted)
+        strategy = self.loop.strategy
+        summed: list[ReplayRow] = []
+        if isinstance(strategy, TwoSpeed) and rows:
+            summed = self._summed(rows, strategy)
+            strategy.forget(rows, summed=summed)
+        return Forgotten(self.memory.erase_user(user), len(summed))
 
     def save(self, folder: str | Path) -> Path:
         """Write everything the next step depends on: whole when this returns, or not at all.
@@ -361,9 +354,7 @@ class Learner:
             held_out=is_held_out(example.id, share=self.loop.held_out_share),
         )
 
-    def _summed(self, rows: Sequence[ReplayRow]) -> list[ReplayRow]:
+    def _summed(self, rows: Sequence[ReplayRow], strategy: TwoSpeed) -> list[ReplayRow]:
         """Leave out what is not in the sums: held-out rows, and those of a former meaning."""
-        strategy = self.loop.strategy
-        renewed = strategy.renewed_rows() if isinstance(strategy, TwoSpeed) else {}
-        there = {row.id for row in summed_rows(list(self.memory.rows()), renewed)}
-        return [row for row in rows if row.id in there]
+        there = {row.id for row in summed_rows(list(self.memory.rows()), strategy.renewed_rows())}
+        return [row for row in rows if row.id in there and strategy.summed.has(row.id)]

@@ -35,6 +35,7 @@ from schemas import Example, GateReport
 from schemas.fields import Label
 
 CATCH_UP_ROWS = 256  # fewer are left to the fast half's own thread
+OLDER_REVISIONS = 8  # of such a row, that may be on their way too
 NEW_ROWS = 65_536  # newest rows of memory, of which some may not have reached the learner
 
 Progress = Callable[[int, int], None]
@@ -65,6 +66,15 @@ class _Summed:
     """A row that is in the new sums."""
 
     revision: int
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A held-out row that came meanwhile."""
+
+    id: str
+    text: str
     label: Label
 
 
@@ -139,7 +149,11 @@ class SlowHalf:
         rows = summed_rows(list(self._memory.rows()), self._renewed_rows)  # 2
         self._summed = {row.id: _Summed(row.revision, row.label) for row in rows}
         self._newest = rows[-NEW_ROWS:]
-        held_out = list(self._memory.held_out(self._held_out_rows))
+        held_out = shown_rows(
+            self._memory.held_out(self._held_out_rows),
+            self._renewed_rows,
+            share=self.learner.held_out_share,
+        )
         work = self._work(rows, held_out)  # 3
         self.steps = work.steps
         while work.done < work.steps:
@@ -149,7 +163,7 @@ class SlowHalf:
             if progress is not None:
                 progress(work.done, work.steps)
         self._challenger = self._champion.on_encoder(  # 4
-            work.encoder(), self._pairs(rows), self._pairs(held_out)
+            work.encoder(), self._pairs(rows), held_out
         )
         while len(self._noted) > CATCH_UP_ROWS:  # 5
             self._catch_up()
@@ -195,9 +209,11 @@ class SlowHalf:
             return self._report
         self._catch_up()
         challenger.settle()
+        challenger.summed.made_of(self._summed)  # what memory had given up is not in the sums
         ledger = self.learner.ledger
         for row in self._newest:  # what memory had before the learner: not to be learned twice
-            ledger.add(row.id, row.revision)
+            for revision in range(max(1, row.revision - OLDER_REVISIONS), row.revision + 1):
+                ledger.add(row.id, revision)
         self.learner.strategy = challenger
         return self._report
 
@@ -227,7 +243,7 @@ class SlowHalf:
             text = self.learner.kind.input_text(example.text, example.features)
             label = self.learner.kind.check_label(example.label)
             if is_held_out(example.id, share=self.learner.held_out_share):
-                challenger.probe([(text, label)])
+                challenger.probe([_Probe(example.id, text, label)])
                 continue
             before = self._summed.get(example.id)
             if before is not None and before.revision >= example.revision:
@@ -267,10 +283,31 @@ def summed_rows(rows: Sequence[ReplayRow], renewed_rows: Mapping[str, int]) -> l
     Returns:
         The others, oldest first.
     """
-    left, kept = dict(renewed_rows), []
+    return _newest([row for row in rows if not row.held_out], renewed_rows)
+
+
+def shown_rows(
+    rows: Sequence[ReplayRow], renewed_rows: Mapping[str, int], *, share: float
+) -> list[ReplayRow]:
+    """Leave out held-out rows that are likely from before their label's meaning changed.
+
+    Args:
+        rows: held-out ones, oldest first.
+        renewed_rows: label to rows in the sums, of labels whose meaning changed: so many times
+            `share / (1 - share)` are expected to have been held out since.
+        share: of rows that are held out, 0 to below 1.
+
+    Returns:
+        The others, oldest first.
+    """
+    since = {label: int(n * share / (1.0 - share)) for label, n in renewed_rows.items()}
+    return _newest(rows, since)
+
+
+def _newest(rows: Sequence[ReplayRow], most: Mapping[str, int]) -> list[ReplayRow]:
+    """Keep the newest rows of labels that have a bound, and all of the others."""
+    left, kept = dict(most), []
     for row in reversed(rows):
-        if row.held_out:
-            continue
         if isinstance(row.label, str) and row.label in left:
             left[row.label] -= 1
             if left[row.label] < 0:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,16 +28,10 @@ from learners.heads.names import LabelNames
 from learners.heads.probes import ProbeRing
 from learners.heads.projection import Projection
 from learners.heads.solved import Block, Columns, SolvedAdditive
-from learners.heads.solves import METHODS, Method
+from learners.heads.solves import CANDIDATES, METHODS, Method, Solver
 from learners.heads.sums import AdditiveSums, Moments
 from schemas.errors import CheckpointError
 
-Solver = Literal["class-balanced", "least-squares"]
-
-CANDIDATES: dict[Solver, tuple[Method, ...]] = {
-    "class-balanced": ("balanced-ridge", "lda"),
-    "least-squares": ("ridge",),
-}
 LEAD = 768
 LEAD_GROWTH = 1.5  # of a label, or of all rows, until the leading features are solved again
 FULL_GROWTH = 3.0  # of all rows, until all features are solved again
@@ -171,9 +165,16 @@ class AdditiveHead:
         label_rows: Sequence[tuple[int, ...]],
         *,
         codes: Tensor | None = None,
+        keys: Sequence[int] = (),
     ) -> None:
-        """Show rows that never enter the sums: the choice and the calibration are made there."""
-        self._ring.add(features, self.codes(features) if codes is None else codes, label_rows)
+        """Show rows that never enter the sums: choice and calibration are made on them."""
+        codes = self.codes(features) if codes is None else codes
+        self._ring.add(features, codes, label_rows, keys=keys)
+
+    def erase(self, keys: Sequence[int]) -> None:
+        """Leave nothing of shown rows with these keys, nor of rows that were taken back."""
+        self._ring.erase(keys)
+        self.sums.fold()
 
     def name(self, row: int, features: Floats, *, declared: bool = False) -> None:
         """Give a label's name, float32 [features]; declared, it may be said before any row."""

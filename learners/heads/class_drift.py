@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,14 +44,18 @@ class _Watch:
         misses: usual share of them, exponentially averaged.
         evidence: of a change, log likelihood ratio.
         since: rows since the evidence began.
-        window: newest feature rows.
+        window: newest feature rows, each with its key.
     """
 
     rows: int = 0
     misses: float = 0.0
     evidence: float = 0.0
     since: int = 0
-    window: deque[Floats] = field(default_factory=lambda: deque(maxlen=WINDOW_ROWS))
+    window: deque[tuple[int, Floats]] = field(default_factory=lambda: deque(maxlen=WINDOW_ROWS))
+
+    def newest(self, rows: int) -> Floats:
+        """Give up to so many of the newest feature rows, 1 or more: float32 [rows, features]."""
+        return np.stack([features for _, features in list(self.window)[-rows:]])
 
 
 class ClassDrift:
@@ -79,20 +83,27 @@ class ClassDrift:
         watch = self._labels.get(label)
         if label not in self._suspects or watch is None or len(watch.window) < COMPARED_ROWS:
             return None
-        return np.stack(list(watch.window)[-COMPARED_ROWS:])
+        return watch.newest(COMPARED_ROWS)
 
     def restart(self, label: int) -> None:
         """Watch a label anew: it was found changed."""
         self._labels[label] = _Watch(window=self._labels[label].window)
         self._suspects.pop(label, None)
 
-    def observe(self, label: int, features: Floats, *, hit: bool) -> Floats | None:
+    def erase(self, keys: Collection[int]) -> None:
+        """Leave no features of rows with these keys; what was counted of them stays."""
+        for watch in self._labels.values():
+            kept = [row for row in watch.window if row[0] not in keys]
+            watch.window = deque(kept, maxlen=WINDOW_ROWS)
+
+    def observe(self, label: int, features: Floats, *, hit: bool, key: int = 0) -> Floats | None:
         """Take a row that was scored before it was learned.
 
         Args:
             label: its row in the head.
             features: float32 [features].
             hit: the label was said.
+            key: of the row, over 0, where it can be erased.
 
         Returns:
             The rows since the label's meaning changed, float32 [rows, features], this one included;
@@ -104,7 +115,7 @@ class ClassDrift:
             self._suspects[label] -= 1
             if not self._suspects[label]:
                 del self._suspects[label]
-        watch.window.append(np.array(features, dtype=np.float32))
+        watch.window.append((key, np.array(features, dtype=np.float32)))
         doubt = math.sqrt(watch.misses * (1 - watch.misses) * max(USUAL_WEIGHT, 1 / watch.rows))
         usual = max(USUAL_MISSES, watch.misses + doubt)  # one error to the safe side
         if watch.rows > SETTLED_ROWS and usual <= MAX_USUAL:
@@ -120,20 +131,21 @@ class ClassDrift:
         watch.misses += weight * ((0.0 if hit else 1.0) - watch.misses)
         if watch.evidence < ALARM:
             return None
-        rows = np.stack(list(watch.window)[-watch.since :])
+        rows = watch.newest(watch.since)
         self.restart(label)
         return rows
 
     def state(self) -> tuple[Arrays, Meta]:
         """Give everything, as arrays and JSON values."""
         windows = [list(watch.window) for watch in self._labels.values()]
-        rows = [row for window in windows for row in window]
+        rows = [features for window in windows for _, features in window]
+        keys = [key for window in windows for key, _ in window]
         stacked = np.stack(rows) if rows else np.zeros((0, self._features), dtype=np.float32)
         numbers = [
             [label, watch.rows, watch.misses, watch.evidence, watch.since, len(watch.window)]
             for label, watch in self._labels.items()
         ]
-        return {"drift_windows": stacked}, {
+        return {"drift_windows": stacked, "drift_keys": np.array(keys, dtype=np.int64)}, {
             "labels": numbers,
             "suspects": list(self._suspects.items()),
         }
@@ -145,7 +157,8 @@ class ClassDrift:
         start = 0
         for label, rows, misses, evidence, since, kept in meta["labels"]:
             watch = _Watch(int(rows), float(misses), float(evidence), int(since))
-            for row in arrays["drift_windows"][start : start + int(kept)]:
-                watch.window.append(np.array(row, dtype=np.float32))
+            for place in range(start, start + int(kept)):
+                row = np.array(arrays["drift_windows"][place], dtype=np.float32)
+                watch.window.append((int(arrays["drift_keys"][place]), row))
             start += int(kept)
             self._labels[int(label)] = watch

@@ -33,19 +33,28 @@ class ProbeRing:
     def __init__(self, *, rows: int, features: int, dimensions: int) -> None:
         self.features: Floats = np.zeros((rows, features), dtype=np.float32)
         self.codes = torch.zeros(rows, dimensions, dtype=torch.int8)
+        self.keys = np.zeros(rows, dtype=np.int64)
         self.label_rows: list[tuple[int, ...]] = []
         self.seen = 0
 
     def __len__(self) -> int:
         return len(self.label_rows)
 
-    def add(self, features: Floats, codes: Tensor, label_rows: Sequence[tuple[int, ...]]) -> None:
-        """Keep rows, replacing the oldest."""
+    def add(
+        self,
+        features: Floats,
+        codes: Tensor,
+        label_rows: Sequence[tuple[int, ...]],
+        *,
+        keys: Sequence[int] = (),
+    ) -> None:
+        """Keep rows, replacing the oldest; those with keys, over 0, can be erased."""
         capacity = len(self.features)
         for row, labels in enumerate(label_rows):
             place = self.seen % capacity
             self.features[place] = features[row]
             self.codes[place] = codes[row]
+            self.keys[place] = keys[row] if keys else 0
             if place < len(self.label_rows):
                 self.label_rows[place] = labels
             else:
@@ -56,6 +65,13 @@ class ProbeRing:
         """Pass over the rows of a label: they are of a meaning it has no more."""
         self.label_rows = [GONE if label_row in rows else rows for rows in self.label_rows]
 
+    def erase(self, keys: Sequence[int]) -> None:
+        """Leave nothing of rows with these keys."""
+        for place in np.flatnonzero(np.isin(self.keys, keys)).tolist():
+            self.features[place], self.keys[place] = 0.0, 0
+            self.codes[place] = 0
+            self.label_rows[place] = GONE
+
     def state(self) -> Arrays:
         """Give the ring as arrays."""
         kept = len(self)
@@ -64,6 +80,7 @@ class ProbeRing:
         return {
             "probe_features": self.features[:kept].copy(),
             "probe_codes": self.codes[:kept].numpy().copy(),
+            "probe_keys": self.keys[:kept].copy(),
             "probe_lengths": np.array(lengths, dtype=np.int32),
             "probe_labels": np.array(flat, dtype=np.int32),
             "probe_seen": np.array([self.seen], dtype=np.int64),
@@ -74,6 +91,7 @@ class ProbeRing:
         lengths = arrays["probe_lengths"].tolist()
         self.features[: len(lengths)] = arrays["probe_features"]
         self.codes[: len(lengths)] = torch.from_numpy(np.array(arrays["probe_codes"]))
+        self.keys[: len(lengths)] = arrays["probe_keys"]
         ends = np.cumsum([0, *lengths])
         flat = arrays["probe_labels"].tolist()
         self.label_rows = [tuple(flat[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]

@@ -17,6 +17,13 @@ from learners.heads.ridge import Ridge
 from learners.heads.sums import Moments
 
 Method = Literal["balanced-ridge", "lda", "nearest-mean", "ridge"]
+Solver = Literal["class-balanced", "least-squares"]
+
+CANDIDATES: dict[Solver, tuple[Method, ...]] = {
+    "class-balanced": ("balanced-ridge", "lda"),
+    "least-squares": ("ridge",),
+}
+"""The solves to choose among, for rows of one label and of several."""
 
 
 class Solve(Protocol):

@@ -9,206 +9,24 @@ this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
-from learners.batch import IDS, MASK
 from learners.heads.additive import AdditiveHead
 from learners.heads.base import ServedHead
 from learners.heads.choice import HeadOptions
-from learners.heads.class_drift import ClassDrift
-from learners.heads.names import words_of
-from learners.kept import FeatureSource, features_of
 from learners.model import Encoder
-from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
+from learners.strategies.base import Arrays, Meta, ReplayedRow, StepOutcome, StrategyConfig
+from learners.strategies.head_update import FrozenFeatures, HeadUpdate
+from learners.strategies.summed import SummedRows, key_of
 from learners.template import MicroBatch, StreamTemplate
 from schemas.errors import CheckpointError
 from schemas.fields import Label
-
-REFILL_ROWS = 1_024
-
-
-class FrozenFeatures(nn.Module):
-    """The encoder as a module without anything to train.
-
-    Args:
-        encoder: answers int64 [rows, 2, tokens] with float32 [rows, width].
-        kept: where features of a text may be; those that are not there are kept from then on.
-
-    Attributes:
-        texts: of the rows that come next; none where they are not known.
-    """
-
-    def __init__(self, encoder: Encoder, kept: FeatureSource) -> None:
-        super().__init__()
-        self._encoder = (encoder,)  # in a tuple: its parameters are not this module's
-        self._kept = kept
-        self.texts: Sequence[str] = ()
-
-    def forward(self, packed: Tensor) -> Tensor:
-        """Give the features of a packed batch, float32 [rows, width]."""
-        (encoder,) = self._encoder
-        lengths = packed[:, MASK].sum(dim=1).tolist()
-        token_ids = [row[:n] for row, n in zip(packed[:, IDS].tolist(), lengths, strict=True)]
-        if len(self.texts) != len(token_ids):
-            return torch.from_numpy(encoder.encode_tokens(token_ids))
-        return torch.from_numpy(
-            features_of(encoder, self.texts, kept=self._kept, token_ids=token_ids, keep=True)
-        )
-
-
-class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untyped
-    """Adds the features of every forward pass to the head's sums.
-
-    Args:
-        head: gains one row of its sums a training example, and a probe row a held-out one.
-        config: the kind names the head rows that a label touches; the encoder reads new names.
-    """
-
-    def __init__(self, head: AdditiveHead, config: StrategyConfig) -> None:
-        super().__init__()
-        self.head = head
-        self.kind = config.kind
-        self.encoder = config.encoder
-        self.kept = config.features
-        self.drift = ClassDrift(config.encoder.width)
-        self.renewed: dict[str, int] = {}  # how often, by label
-        self.watches_drift = config.kind.head_solver == "class-balanced"
-        self.scores: npt.NDArray[np.float32] | None = None
-        self.labels: tuple[str, ...] = ()
-
-    def after_forward(self, strategy: StreamTemplate, **_: Any) -> None:  # noqa: ANN401
-        """Score every row, then learn those that train and probe with those that are held out."""
-        batch: MicroBatch = strategy.experience.batch
-        features = strategy.mb_output.numpy()
-        codes = self.head.codes(features)
-        self.labels = self.head.solved_labels
-        self.scores = self.head.scores(features, codes=codes) if self.labels else None
-        held_out = np.array(batch.held_out, dtype=bool)
-        known = len(self.head.labels)
-        rows = [self._rows(label) for label in batch.labels]
-        self._name(self.head.labels[known:], first_row=known)
-        probes = np.flatnonzero(held_out)
-        if len(probes):
-            self.head.probe(features[probes], [rows[i] for i in probes], codes=codes[probes])
-        self._take_back(features, batch, held_out)
-        train = np.flatnonzero(~held_out)
-        if len(train):
-            self.head.add(features[train], [rows[i] for i in train], codes=codes[train])
-            self._watch(features, rows, [int(i) for i in train if batch.previous[i] is None])
-
-    def refill(
-        self,
-        labels: Sequence[str],
-        rows: Iterable[tuple[str, Label]],
-        held_out: Iterable[tuple[str, Label]],
-    ) -> None:
-        """Fill an empty head: labels in their order, then rows, then probes."""
-        for label in labels:
-            self.head.row_of(label)
-        self._name(labels)
-        self.add(rows)
-        self.probe(held_out)
-
-    def add(self, rows: Iterable[tuple[str, Label]], *, sign: int = 1) -> None:
-        """Add rows of text and label to the sums, or take them out."""
-        for piece in batched(rows, REFILL_ROWS):
-            features, labels = self._read(piece)
-            self.head.add(features, labels, sign=sign)
-
-    def probe(self, rows: Iterable[tuple[str, Label]]) -> None:
-        """Let the choice and the calibration be made on rows of text and label too."""
-        for piece in batched(rows, REFILL_ROWS):
-            self.head.probe(*self._read(piece))
-
-    def _read(
-        self, rows: Sequence[tuple[str, Label]]
-    ) -> tuple[npt.NDArray[np.float32], list[tuple[int, ...]]]:
-        """Give features, float32 [rows, width], and head rows; labels that are new get theirs."""
-        known = len(self.head.labels)
-        labels = [self._rows(label) for _, label in rows]
-        self._name(self.head.labels[known:], first_row=known)
-        texts = [text for text, _ in rows]
-        return features_of(self.encoder, texts, kept=self.kept), labels
-
-    def declare(self, labels: Sequence[str]) -> None:
-        """Let labels be said by their names alone, before they have any row."""
-        rows = [self.head.row_of(label) for label in labels]
-        self._name(labels, rows=rows, declared=True)
-
-    def _rows(self, label: Any) -> tuple[int, ...]:  # noqa: ANN401
-        return tuple(self.head.row_of(text) for text in self.kind.label_texts(label))
-
-    def _name(
-        self,
-        labels: Sequence[str],
-        *,
-        first_row: int = 0,
-        rows: Sequence[int] = (),
-        declared: bool = False,
-    ) -> None:
-        """Read the names of labels that mean something."""
-        places = rows or range(first_row, first_row + len(labels))
-        named = [(row, words_of(label)) for row, label in zip(places, labels, strict=True)]
-        readable = [(row, words) for row, words in named if words is not None]
-        if not readable or self.head.names.weight <= 0:
-            return
-        features = self.encoder.encode([words for _, words in readable])
-        for (row, _), name in zip(readable, features, strict=True):
-            self.head.name(row, name, declared=declared)
-
-    def _take_back(
-        self, features: npt.NDArray[np.float32], batch: MicroBatch, held_out: npt.NDArray[np.bool_]
-    ) -> None:
-        corrected = [
-            i for i, old in enumerate(batch.previous) if old is not None and not held_out[i]
-        ]
-        if corrected:
-            old_rows = [self._rows(batch.previous[i]) for i in corrected]
-            self.head.add(features[corrected], old_rows, sign=-1)
-
-    def _watch(
-        self,
-        features: npt.NDArray[np.float32],
-        rows: list[tuple[int, ...]],
-        train: Sequence[int],
-    ) -> None:
-        """Let labels whose meaning changed start again from their newest rows."""
-        if not self.watches_drift or self.scores is None:
-            return
-        said = self.scores.argmax(axis=1)
-        for i in train:
-            (label,) = rows[i]
-            if label >= len(self.labels):
-                continue  # new: it could not be said
-            changed = self.drift.observe(label, features[i], hit=bool(said[i] == label))
-            if changed is None:
-                changed = self.drift.suspicious(label)
-            if changed is not None and self.head.contradicts(label, changed):
-                self._suspect_others(label, changed)
-                self.renew(label, changed)
-                self.drift.restart(label)
-
-    def _suspect_others(self, label: int, features: npt.NDArray[np.float32]) -> None:
-        """Look closer at the label that a changed label's rows are taken for."""
-        others = self.head.scores(features).argmax(axis=1)
-        others = others[others != label]
-        if len(others):
-            self.drift.suspect(int(np.bincount(others).argmax()))
-
-    def renew(self, label: int, features: npt.NDArray[np.float32]) -> None:
-        """Let a row of the head mean only its newest rows, float32 [rows, width], all in sums."""
-        text = self.head.labels[label]
-        self.renewed[text] = self.renewed.get(text, 0) + 1
-        self.head.renew(label, features)
 
 
 class TwoSpeed:
@@ -304,7 +122,7 @@ class TwoSpeed:
         self,
         encoder: Encoder,
         rows: Iterable[tuple[str, Label]],
-        held_out: Iterable[tuple[str, Label]],
+        held_out: Iterable[ReplayedRow],
     ) -> TwoSpeed:
         """Give the same strategy on another encoder, its sums made anew.
 
@@ -318,7 +136,8 @@ class TwoSpeed:
         """
         other = TwoSpeed(replace(self._config, encoder=encoder))
         other.pretrained = self.pretrained
-        other._plugin.refill(list(self._head.labels), rows, held_out)
+        other._plugin.refill(list(self._head.labels), rows)
+        other._plugin.probe(held_out)
         other._plugin.renewed = dict(self._plugin.renewed)
         other._head.names.follow(self._head.names)
         other._head.solve()
@@ -328,9 +147,29 @@ class TwoSpeed:
         """Add rows of text and canonical label to the sums, or take them out, without scoring."""
         self._plugin.add(rows, sign=sign)
 
-    def probe(self, rows: Iterable[tuple[str, Label]]) -> None:
-        """Let the choice and the calibration be made on further rows of text and label."""
+    def probe(self, rows: Iterable[ReplayedRow]) -> None:
+        """Let the choice and the calibration be made on further rows."""
         self._plugin.probe(rows)
+
+    @property
+    def summed(self) -> SummedRows:
+        """Which rows are in the sums."""
+        return self._plugin.summed
+
+    def forget(self, rows: Sequence[ReplayedRow], *, summed: Sequence[ReplayedRow]) -> None:
+        """Take rows out of the sums, and leave nothing of them elsewhere.
+
+        Args:
+            rows: of any kind, held-out ones too.
+            summed: those of them that are in the sums.
+        """
+        self.add(((row.text, row.label) for row in summed), sign=-1)
+        for row in summed:
+            self.summed.remove(row.id)
+        keys = [key_of(row.id) for row in rows]
+        self._head.erase(keys)
+        self._plugin.drift.erase(set(keys))
+        self._head.settle()
 
     def head_blobs(self) -> dict[str, bytes]:
         """Write the solved head and its projection."""
@@ -340,8 +179,10 @@ class TwoSpeed:
         """Sums, probe ring, solutions, and what is watched of each label."""
         arrays, meta = self._head.state()
         windows, drift = self._plugin.drift.state()
+        rows, summed = self._plugin.summed.state()
         arrays = {**arrays, **windows}
         tensors = {f"head.{name}": torch.from_numpy(np.asarray(a)) for name, a in arrays.items()}
+        tensors |= rows
         if self.encoder.space_id != self.pretrained.space_id:  # consolidated: nobody else has it
             tensors |= {f"encoder.{name}": t for name, t in self.encoder.weights().items()}
         return (
@@ -349,6 +190,7 @@ class TwoSpeed:
             {
                 "head": meta,
                 "started_from": self.pretrained.space_id,
+                "summed": summed,
                 "drift": {**drift, "renewed": dict(self._plugin.renewed)},
                 "space_id": self.encoder.space_id,
                 "precision": self.encoder.precision,
@@ -377,15 +219,5 @@ class TwoSpeed:
         }
         self._head.restore(head, meta["head"])
         self._plugin.drift.restore(head, meta["drift"])
+        self._plugin.summed.restore(arrays, meta["summed"])
         self._plugin.renewed = dict(meta["drift"]["renewed"])
-
-
-def batched(rows: Iterable[tuple[str, Label]], most: int) -> Iterator[Sequence[tuple[str, Label]]]:
-    """Cut rows into pieces.
-
-    Yields:
-        Up to `most` rows.
-    """
-    source = iter(rows)
-    while piece := list(islice(source, most)):
-        yield piece

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.heads.additive import AdditiveHead, Solver
+from learners.heads.additive import AdditiveHead
 from learners.heads.base import Floats
 from learners.heads.served import load_served_head
+from learners.heads.solves import Solver
 from schemas.errors import CheckpointError, ReleaseError
 
 FEATURES = 24

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from learners.heads.additive import AdditiveHead
 from learners.localmemory import LocalMemory
 from learners.loop import Learner
 from learners.rehearsal import ReplayRow
-from learners.slow import DroppedError, SlowHalf, summed_rows
+from learners.slow import DroppedError, SlowHalf, shown_rows, summed_rows
 from learners.strategies.two_speed import TwoSpeed
 from learners.tuning import Tuning, TuningConfig
 from schemas import Example
@@ -280,3 +281,43 @@ def test_only_the_newest_rows_of_a_changed_label_are_taken() -> None:
 
     assert [one.id for one in summed_rows(list(rows()), {"a": 1, "c": 5})] == ["1", "3", "5", "6"]
     assert [one.id for one in summed_rows(list(rows()), {})] == [str(n) for n in range(7)]
+
+
+def test_held_out_rows_of_a_former_meaning_decide_and_calibrate_nothing() -> None:
+    rows = [
+        ReplayRow(f"{n}", "u", "changed" if n % 2 else "same", f"text {n}", held_out=True)
+        for n in range(20)
+    ]
+    shown = shown_rows(rows, {"changed": 40}, share=0.1)  # about 4 were held out since
+    assert [one.id for one in shown if one.label == "changed"] == ["13", "15", "17", "19"]
+    assert [one.id for one in shown if one.label == "same"] == [f"{n}" for n in range(0, 20, 2)]
+    assert shown_rows(rows, {}, share=0.1) == rows
+
+
+def test_a_row_that_memory_gave_up_is_not_taken_out_of_sums_that_never_had_it() -> None:
+    # Given a consolidation over a memory that kept a third of what was learned
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    rows = stream(0, 18)
+    learner.learn(rows)
+    memory.offer([row(one) for one in rows[:6]])
+    work = begin(learner, memory)
+    work.run()
+    assert work.finish().accepted
+
+    # When a row that is in the new sums and one that is not are corrected
+    learner.learn(
+        [
+            example(rows[n].id, rows[n].text or "", "other", revision=2, previous=rows[n].label)
+            for n in (0, 17)
+        ]
+    )
+
+    # Then the one is taken back, and both are added
+    held = [(one.text or "", str(one.label)) for one in rows[1:6]]
+    held += [(rows[n].text or "", "other") for n in (0, 17)]
+    strategy = learner.strategy
+    assert isinstance(strategy, TwoSpeed)
+    counts = dict(zip(strategy.head.labels, strategy.additive_head.counts.tolist(), strict=True))
+    expected = Counter(label for _, label in held)
+    assert {label: n for label, n in counts.items() if n} == dict(expected)
+    assert strategy.additive_head.rows == len(held)

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.heads.additive import AdditiveHead, Solver
+from learners.heads.additive import AdditiveHead
 from learners.heads.base import Floats
 from learners.heads.probes import ProbeRing
+from learners.heads.solves import Solver
 from learners.tasks import KINDS
 
 FEATURES, LABELS = 6, 4
