@@ -28,6 +28,8 @@ class FeatureDistillation(StreamPlugin):
         config: shared by all strategies.
     """
 
+    holds = True
+
     def __init__(self, config: StrategyConfig) -> None:
         super().__init__()
         self._inner = FeatureDistillationPlugin(alpha=ALPHA * config.strength, mode="cosine")

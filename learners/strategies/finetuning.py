@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 
 from learners.batch import collate
 from learners.heads.base import ServedHead
+from learners.heads.class_drift import ClassDrift
 from learners.heads.linear import LinearHead
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
 from learners.strategies.rows import Sampled, rows_of
@@ -26,6 +27,9 @@ from learners.template import MicroBatch, StreamTemplate
 from learners.tuning import Tuned, TuningConfig, tune
 from schemas.errors import CheckpointError
 from schemas.fields import Label
+
+DRIFT_SHARE = 0.1  # of `consolidate_every`: drift consolidates no more often than that
+NO_FEATURES = np.zeros(1, dtype=np.float32)  # nothing starts again from newest rows here
 
 
 class TrainedClassifier(nn.Module):
@@ -103,10 +107,12 @@ class StreamPlugin(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is unty
     Attributes:
         replayed: rows from memory in the last micro-batch.
         sampled_rows: how many rows of an experience it wants to see again when that ends.
+        holds: whether it holds something in place from a consolidation point on.
     """
 
     replayed = 0
     sampled_rows = 0
+    holds = False
 
     @property
     def callbacks(self) -> SupervisedPlugin:
@@ -164,6 +170,9 @@ class FineTuning:
         self._plugin = plugin
         self._seen = Sampled(plugin.sampled_rows, seed=config.seed)
         self._consolidate_every = config.consolidate_every
+        self._drift = ClassDrift(len(NO_FEATURES))
+        self._watches_drift = plugin.holds and self.kind.head_solver == "class-balanced"
+        self._drifted = False  # since the last consolidation point
         plugin.attach(self)
         self._optimizer = torch.optim.AdamW(
             [
@@ -220,7 +229,9 @@ class FineTuning:
         targets = self.targets(train.labels)
         loss = self._template.learn(train, targets)
         self._seen.offer(rows_of(train))
-        if self._seen.offered >= self._consolidate_every:
+        self._watch(train, known)
+        share = DRIFT_SHARE if self._drifted else 1.0
+        if self._seen.offered >= share * self._consolidate_every:
             self.consolidate()
         return StepOutcome(
             scores=self._scores(len(batch.ids), keep, len(known)),
@@ -237,11 +248,23 @@ class FineTuning:
         scores[keep] = self._keep.logits[:, :known].float().cpu().numpy()
         return scores
 
+    def _watch(self, train: MicroBatch, known: Sequence[str]) -> None:
+        """Notice labels whose meaning changed, from what was said before the step."""
+        if not self._watches_drift or not known:
+            return
+        said = self._keep.logits[:, : len(known)].argmax(dim=1).tolist()
+        rows = {text: row for row, text in enumerate(known)}
+        for answer, label, previous in zip(said, train.labels, train.previous, strict=True):
+            if previous is None and isinstance(label, str) and label in rows:
+                hit = answer == rows[label]
+                if self._drift.observe(rows[label], NO_FEATURES, hit=hit) is not None:
+                    self._drifted = True
+
     def consolidate(self) -> None:
         """End the experience: what is known now is what must not be forgotten.
 
-        Comes by itself every `consolidate_every` examples; without examples since the last it does
-        nothing.
+        Comes by itself every `consolidate_every` examples, and sooner when a label is found to
+        mean something else; without examples since the last it does nothing.
         """
         if not self._seen.offered:
             return
@@ -251,6 +274,7 @@ class FineTuning:
         tasks = torch.zeros(len(rows), dtype=torch.long)
         self._template.consolidate(TensorDataset(packed, targets.cpu(), tasks))
         self._seen.clear()
+        self._drifted = False
 
     def reset(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Start again: a state of `tuned`, a head of zeros with all labels, no moments."""
@@ -272,11 +296,13 @@ class FineTuning:
         encoder, tuning = self.tuned.state()
         plugin, plugin_meta = self._plugin.state()
         seen, seen_meta = self._seen.state()
+        windows, drift = self._drift.state()
         arrays: Arrays = {
             **under("encoder.", encoder),
             **under("head.", self._head.state_dict()),
             **under("plugin.", plugin),
             **under("seen.", seen),
+            **{f"drift.{name}": torch.from_numpy(array) for name, array in windows.items()},
         }
         for number, moments in self._optimizer.state_dict()["state"].items():
             arrays |= under(f"optimizer.{number}.", moments)
@@ -286,6 +312,7 @@ class FineTuning:
             "template": self._template.state(),
             "plugin": plugin_meta,
             "seen": seen_meta,
+            "drift": {**drift, "drifted": self._drifted},
         }
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -314,6 +341,9 @@ class FineTuning:
         self._template.restore(meta["template"])
         self._plugin.restore(only(arrays, "plugin."), meta["plugin"])
         self._seen.restore(only(arrays, "seen."), meta["seen"])
+        windows = {name: array.numpy() for name, array in only(arrays, "drift.").items()}
+        self._drift.restore(windows, meta["drift"])
+        self._drifted = bool(meta["drift"]["drifted"])
 
 
 def under(prefix: str, arrays: Mapping[str, Tensor]) -> Arrays:

@@ -56,6 +56,8 @@ class Distillation(StreamPlugin):
         config: shared by all strategies.
     """
 
+    holds = True
+
     def __init__(self, config: StrategyConfig) -> None:
         super().__init__()
         self._inner = LwFPlugin()

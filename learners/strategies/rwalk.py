@@ -34,6 +34,8 @@ class RiemannianWalk(StreamPlugin):
         config: shared by all strategies.
     """
 
+    holds = True
+
     def __init__(self, config: StrategyConfig) -> None:
         super().__init__()
         self._penalty = Penalty(PENALTY * config.strength)

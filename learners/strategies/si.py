@@ -32,6 +32,8 @@ class PathIntegral(StreamPlugin):
         config: shared by all strategies.
     """
 
+    holds = True
+
     def __init__(self, config: StrategyConfig) -> None:
         super().__init__()
         self._decay = config.decay

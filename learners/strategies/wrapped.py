@@ -29,6 +29,7 @@ class WrappedPlugin(StreamPlugin):
     """
 
     sampled_rows = SAMPLED_ROWS
+    holds = True
 
     def __init__(self, inner: SupervisedPlugin) -> None:
         super().__init__()
