@@ -65,8 +65,8 @@ def run_pipeline(servers: str, interactions: str, predictions: str, labels: int)
 
     from learners import backbones
 
-    logging.set_verbosity_error()  # that its classifier is new is no news
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call] # that its classifier is new is no news
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = backbones.find(backbones.DEFAULT_BACKBONE)
     pipe = TextClassificationPipeline(  # type: ignore[no-untyped-call]
         model=AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels),
