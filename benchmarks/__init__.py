@@ -13,6 +13,9 @@
       ├────► memory                                         memory: the replay memory itself
       │        (writers, buffers)
       └────► engines                                        engines: what computes the encoder
+    deployment ─┬► serve (rivals)                           serve: how much of the model's speed is left
+      │         └► latency, swap, staleness                 what users notice, under load
+      │              (load)
     readers ──► ingest                                      ingest: how many events a second come in
 
 `python -m benchmarks.NAME --help` says what can be run; RESULTS.md holds what was measured.
