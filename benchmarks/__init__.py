@@ -6,7 +6,7 @@
       │       (streams)      │  └── measures
       │              features (of frozen encoders, kept)
       ├────► endurance, stock                               forever: no slower, no larger
-      │        (small encoder)
+      │        (small encoder) ──► many_labels              many_labels: in bounded memory
       ├────► overhead, reuse, two_engines                   overhead: what the machinery costs
       │        (stopwatch)                                  reuse: what kept features save
       │                                                     two_engines: what differing ones cost
