@@ -46,6 +46,7 @@ PAIRS: Mapping[EngineName, tuple[Precision, ...]] = {
     "cuda-graphs": ("bf16",),
     "openvino": ("fp32", "bf16", "int8-weights", "int8"),
 }
+KEPT = 4  # 23 MB each for the default encoder; every consolidation makes another
 CALIBRATION_TIMEOUT_S = 900.0  # 8 seconds of one core for the default encoder
 
 
@@ -190,7 +191,7 @@ class KeptEngines:
     """Calibrated engines of earlier starts, by what they were made of and for.
 
     A kept engine is taken only on the same machine with the same libraries, with the verdict that
-    was found there. No text is kept.
+    was found there. No text is kept, and no more than `KEPT` engines.
 
     Args:
         folder: made when needed.
@@ -221,6 +222,8 @@ class KeptEngines:
             target = self._path(space_id)
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(parts, target)
+        for old in sorted(self._folder.glob("*/about.json"), key=_age)[KEPT:]:
+            shutil.rmtree(old.parent, ignore_errors=True)
 
     def find(self, space_id: str) -> tuple[Engine, Candidate] | None:
         """Give the engine of an encoder and what was found of it, or None.
@@ -241,6 +244,10 @@ class KeptEngines:
 
     def _path(self, space_id: str) -> Path:
         return self._folder / space_id[:32]
+
+
+def _age(file: Path) -> float:
+    return -file.stat().st_mtime
 
 
 def _digest(folder: Path) -> str:

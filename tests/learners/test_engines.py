@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,11 +19,19 @@ from torch import Tensor
 
 from learners import backbones
 from learners.engines import EngineOptions, vino
-from learners.engines.base import CALIBRATED, DATA_FREE, REFERENCE, Engine, Shape, micro_batches
+from learners.engines.base import (
+    CALIBRATED,
+    DATA_FREE,
+    REFERENCE,
+    Candidate,
+    Engine,
+    Shape,
+    micro_batches,
+)
 from learners.engines.checks import Labelled, check, make_probes
 from learners.engines.choosing import MIN_GAIN, fastest
 from learners.engines.graphs import ROWS, TOKENS, pad, padded_shape
-from learners.engines.making import PAIRS, KeptEngines, Maker, wanted
+from learners.engines.making import KEPT, PAIRS, KeptEngines, Maker, wanted
 from learners.model import Encoder
 from mindstream.sections import ENGINE_PRECISIONS
 from schemas.errors import EncoderError
@@ -235,6 +244,19 @@ def test_what_is_not_installed_is_said_and_passed_over(monkeypatch: pytest.Monke
     finally:
         vino.library.cache_clear()
         vino.compressor.cache_clear()
+
+
+@needs_openvino
+def test_no_more_engines_are_kept_than_the_bound(tmp_path: Path) -> None:
+    built, kept = tmp_path / "built", KeptEngines(tmp_path / "engines")
+    built.mkdir()
+    for part in ("int8.xml", "int8.bin"):
+        (built / part).write_text("")
+    for number in range(KEPT + 3):
+        kept.keep(f"space{number}", built, Candidate(*CALIBRATED))
+        os.utime(tmp_path / "engines" / f"space{number}" / "about.json", (number, number))
+    left = {folder.name for folder in (tmp_path / "engines").iterdir()}
+    assert left == {f"space{number}" for number in range(3, KEPT + 3)}
 
 
 class Skewed:
