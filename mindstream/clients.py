@@ -94,12 +94,18 @@ def servers(settings: Settings) -> list[str]:
     return [server.strip() for server in settings.kafka.servers.split(",")]
 
 
+LARGEST_ANSWER = 256 * 1024 * 1024  # of a broker, bytes: 8 MiB of each of 32 partitions
+
+
 def kafka_arguments(settings: Settings) -> dict[str, Any]:
     """Give the connection arguments that kafka-python's clients share."""
     kafka = settings.kafka
     arguments: dict[str, Any] = {
         "bootstrap_servers": servers(settings),
         "security_protocol": kafka.security.upper(),
+        # By default the client breaks off where an answer is larger than 1 MB, and asks again: who
+        # has that much to catch up with never would.
+        "receive_message_max_bytes": LARGEST_ANSWER,
     }
     if settings.embedded_kafka:
         arguments["api_version"] = (2, 6)  # what it answers; asking it first fails loudly

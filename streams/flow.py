@@ -44,6 +44,8 @@ TIDY_EVERY_S = 1.0
 # One batch in the model, one being read, one on its way to the broker.
 SERVE_IN_FLIGHT = 3
 
+READ_POLL_S = 0.02
+
 
 def raw_topic(app: faust.App, name: str) -> Any:  # noqa: ANN401
     """Give a Faust topic of raw bytes: decoding is ours, so that a bad message can be kept."""
@@ -107,14 +109,22 @@ def serve_flow(
     http: HttpConfig | None = None,
 ) -> None:
     """Attach the serve role: one agent, the reader of releases, the pages, and HTTP if wanted."""
+    read = asyncio.Event()
 
     async def follow_models(app: faust.App) -> None:
         models.start()
+        while not models.ready:  # noqa: ASYNC110 - a thread's flag
+            await asyncio.sleep(READ_POLL_S)
+        read.set()
+
+    async def handle(app: faust.App, records: list[Record]) -> None:
+        await read.wait()  # else a worker that has just come would say that there is no release
+        await serve.handle(app, records)
 
     _attach(
         app,
         serve.topics.interactions,
-        serve.handle,
+        handle,
         name="serve",
         rows=rows,
         within_s=within_s,
