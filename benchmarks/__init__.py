@@ -13,8 +13,8 @@
       ├────► memory                                         memory: the replay memory itself
       │        (writers, buffers)
       └────► engines                                        engines: what computes the encoder
-    deployment ─┬► serve (rivals)                           serve: how much of the model's speed is left
-      │         └► latency, swap, staleness                 what users notice, under load
+    deployment ─┬► serve (rivals)                           serve: what is left of the model's speed
+      │         └► latency, swap, staleness                 what users notice
       │              (load)
     readers ──► ingest                                      ingest: how many events a second come in
 

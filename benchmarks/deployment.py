@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from learners.library import Learner
@@ -376,10 +377,12 @@ def apart() -> Iterator[set[int]]:
     if not hasattr(os, "sched_getaffinity"):
         yield {0}
         return
-    before = os.sched_getaffinity(0)
+    before, threads = os.sched_getaffinity(0), torch.get_num_threads()
     mine, *rest = sorted(before)
     pin(0, set(rest) or {mine})
+    torch.set_num_threads(max(1, len(rest)))  # more than there are cores would wait for each other
     try:
         yield {mine}
     finally:
+        torch.set_num_threads(threads)
         pin(0, before)
