@@ -34,6 +34,7 @@ from streams.topics import Topics
 
 TASK = "intents"
 START_S = 120.0  # a role loads its encoder and may measure engines
+SETTLE_S = 0.2
 SILENCE_S = 60.0  # a role that says nothing for so long is stuck
 
 
@@ -116,6 +117,7 @@ class Role:
             wire.send(questions(some, name=f"settle{number}"))
             wire.count(len(some))
             number += 1
+            time.sleep(SETTLE_S)  # calibration has a low priority
         raise RuntimeError(f"{self.name} is not settled: {self.log.read_text(encoding='utf-8')}")
 
     def engine(self) -> str:
