@@ -24,8 +24,11 @@ TAKE_ROWS = 256
 TAKE_S = 0.02
 
 
-def model_of() -> Any:  # noqa: ANN401
-    """Load the newest release as the serve role does, with the settings in this environment."""
+def model_and_rows() -> tuple[Any, int]:
+    """Load the newest release as the serve role does, and tell how many rows that takes at once.
+
+    The settings are those in this environment.
+    """
     from benchmarks.deployment import TASK
     from learners.registry import Registry
     from learners.released import ReleasedModel
@@ -35,22 +38,24 @@ def model_of() -> Any:  # noqa: ANN401
     settings = load_settings()
     registry = Registry(settings.store_url)
     release = registry.latest(TASK)
-    return ReleasedModel.load(release, registry, encoders=make_encoders(settings))
+    model = ReleasedModel.load(release, registry, encoders=make_encoders(settings))
+    return model, settings.serve.batch_rows
 
 
 def run_bare(texts: Sequence[str]) -> None:
-    """Answer all texts at every line that comes in; print the seconds that took."""
-    model = model_of()
+    """Answer texts at every line that comes in, as many as it says; print the seconds that took."""
+    model, rows = model_and_rows()
     say({"ready": f"{model.encoder.choice.engine} {model.encoder.choice.precision}"})
     for line in sys.stdin:
         mine = texts[: int(line)]
         used = resource.getrusage(resource.RUSAGE_SELF)
         started = time.perf_counter()
-        decisions = model.predict(mine, top=3)
+        for start in range(0, len(mine), rows):
+            model.predict(mine[start : start + rows], top=3)
         seconds = time.perf_counter() - started
         after = resource.getrusage(resource.RUSAGE_SELF)
         cpu_s = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
-        say({"seconds": seconds, "cpu_s": cpu_s, "rows": len(decisions)})
+        say({"seconds": seconds, "cpu_s": cpu_s, "rows": len(mine)})
 
 
 def run_pipeline(servers: str, interactions: str, predictions: str, labels: int) -> None:
@@ -99,7 +104,7 @@ def run_faust(servers: str, interactions: str, predictions: str, folder: str) ->
 
     from streams.transport import use_transport
 
-    model = model_of()
+    model, _ = model_and_rows()
     app = faust.App(
         "stock",
         broker=f"kafka://{servers}",

@@ -4,7 +4,8 @@ Four sides answer the same texts of Banking77, one after the other in every roun
 of its own on the same core:
 
 - `mindstream`: `mindstream serve`, the real role, from the `interactions` topic to `predictions`;
-- `bare`: the same encoder and head over all texts in one loop, sorted by length, no Kafka at all;
+- `bare`: the same encoder and head in a loop over the texts, no Kafka at all: as many texts at once
+  as the role takes from the stream, sorted by length;
 - `pipeline`: the consumer loop that people write today, a transformers pipeline for each message;
 - `faust`: an agent of stock Faust over the same model, batches by `take`.
 

@@ -360,7 +360,7 @@ class ServeSettings(Section):
     port: int = Field(
         8080, ge=0, le=65_535, description="HTTP port of /v1 /healthz /readyz /metrics /releases"
     )
-    batch_rows: int = Field(512, ge=1, le=65_536, description="records taken at once, at most")
+    batch_rows: int = Field(1_024, ge=1, le=65_536, description="records taken at once, at most")
     max_tokens: int = Field(8_192, ge=128, description="tokens of one forward pass, at most")
     max_wait_s: float = Field(
         0.0,

@@ -290,7 +290,7 @@ def _run_serve(settings: Settings) -> None:
         lambda: KafkaConsumer(
             **kafka_arguments(settings),
             enable_auto_commit=False,
-            fetch_max_wait_ms=50 if settings.embedded_kafka else 500,
+            fetch_max_wait_ms=100 if settings.embedded_kafka else 500,
         ),
         topic=topics.models,
         releases=releases,

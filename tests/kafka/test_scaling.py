@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 
 WORKERS = ("serve-1", "serve-2", "serve-3", "serve-4")
 RATE = 150.0  # rows a second: less than one worker can do on a machine that is not at rest
-MAY_REPEAT = SERVE_IN_FLIGHT * 512  # what a worker that leaves may have answered in vain
+MAY_REPEAT = SERVE_IN_FLIGHT * 1_024  # what a worker that leaves may have answered in vain
 WORDS = ("parcel", "refund", "money", "where", "order", "late", "package", "please")
 
 
