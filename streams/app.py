@@ -169,4 +169,7 @@ def run_worker(app: faust.App, *, log_level: str) -> None:
     )
     logging.getLogger("faust").setLevel(max(logging.WARNING, logging.getLevelName(log_level)))
     spare_the_collector()
-    raise SystemExit(worker.execute_from_commandline())
+    try:
+        raise SystemExit(worker.execute_from_commandline())
+    finally:
+        gc.unfreeze()  # else libraries say at the end that they leak
