@@ -268,6 +268,7 @@ def measure(data: Path, *, seconds: float, changes: dict[str, object], show: Sho
             show(0, 4)
             stream.teach(known)
             _wait(lambda: bool(reader.seen.answered) or _asked(stream), "no release came")
+            _wait(lambda: _caught_up(reader, len(known)), "the learner does not catch up")
             serve.wait_ready()
             wire = deployed.wire()
             serve.wait_settled(wire, texts)
@@ -301,7 +302,14 @@ def _last_ways(stream: Stream, reader: Reader, rate: float) -> list[tuple[float,
 
 
 def _summary(ways: Sequence[tuple[float, ...] | None], *, rate: float, releases: int) -> Staleness:
+    """Put the ways together.
+
+    Raises:
+        RuntimeError: none of them came to its end.
+    """
     followed = [way for way in ways if way is not None]
+    if not followed:
+        raise RuntimeError(f"no answer was seen to know any of {len(ways)} labels")
     return Staleness(
         rate=rate,
         labels=len(ways),
@@ -311,6 +319,18 @@ def _summary(ways: Sequence[tuple[float, ...] | None], *, rate: float, releases:
         p95_s=quantile([way[2] for way in followed], 0.95),
         example_p50_s=quantile([way[0] for way in followed], 0.5),
         release_p50_s=quantile([way[1] for way in followed], 0.5),
+    )
+
+
+def _caught_up(reader: Reader, rows: int) -> bool:
+    """Say whether so many examples were made, and a release had learned all there are."""
+    seen = reader.seen
+    if len(seen.examples) < rows or not seen.releases:
+        return False
+    _, positions, _ = seen.releases[-1]
+    return all(
+        positions.get(f"{reader.examples}/{partition}", 0) > offset
+        for partition, offset, _ in seen.examples.values()
     )
 
 
