@@ -47,9 +47,9 @@ from benchmarks.deployment import (
 from benchmarks.results import machine, revision
 from benchmarks.scenarios import BANKING
 
-ROWS, QUICK_ROWS = 3_072, 384
-ROUNDS, QUICK_ROUNDS = 5, 2
-SLOW_SHARE = 4  # the pipeline gets one of so many rows: it would take the time of all the others
+ROWS, QUICK_ROWS = 9_216, 1_024
+ROUNDS, QUICK_ROUNDS = 3, 1
+SLOW_SHARE = 16  # the pipeline gets one of so many rows: it would take the time of all the others
 GOAL = 0.95
 TAUGHT = 2_000
 
@@ -269,7 +269,7 @@ def show_table(sides: Sequence[Side], console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; see the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few texts, two rounds")
+    parser.add_argument("--quick", action="store_true", help="few texts, one round")
     parser.add_argument("--rows", type=int, help="texts of a round")
     parser.add_argument("--rounds", type=int)
     parser.add_argument(
