@@ -165,10 +165,13 @@ def _check_type(request: web.Request) -> None:
     Raises:
         RefusedError: it is something else.
     """
-    kind = request.content_type
+    try:
+        kind, charset = request.content_type, request.charset or "utf-8"
+    # The parsers below it fail on some headers that they cannot read, each in its own way.
+    except Exception as error:
+        raise RefusedError(415, "the Content-Type cannot be read") from error
     if kind != "application/json" and not kind.endswith("+json"):
         raise RefusedError(415, "the body must be JSON, with Content-Type: application/json")
-    charset = request.charset or "utf-8"
     if charset.lower() not in ("utf-8", "utf8"):
         raise RefusedError(415, f"charset {charset[:60]!r}: JSON is UTF-8")
     packed = request.headers.get("Content-Encoding", "identity").lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -131,6 +132,7 @@ def test_places_that_are_over_are_cleared_on_the_way(redis: redis_client.Redis) 
 def test_a_server_that_is_away_costs_a_warning(
     redis: redis_client.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     now_s, told = [100.0], Told()
     away = redis_client.Redis(port=1, retry=Retry(NoBackoff(), retries=0))
     store = KeptFeatures(
@@ -153,6 +155,7 @@ def test_a_server_that_is_away_costs_a_warning(
 def test_a_server_that_refuses_is_one_that_is_away(
     redis: redis_client.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     store = kept(redis)
     redis.set("t:{f}:1:order", "no list")
     store.put("space", ["a"], some_features(1))

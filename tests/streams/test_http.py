@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from learners.registry import Registry
@@ -211,6 +211,7 @@ def test_whatever_is_sent_gets_an_answer_or_a_problem(http: Served, body: bytes)
     ),
     value=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30).map(str.strip),
 )
+@example(name="Content-Type", value=";0*")
 def test_whatever_a_header_says_the_answer_is_as_described(
     http: Served, name: str, value: str
 ) -> None:
