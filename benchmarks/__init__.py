@@ -15,7 +15,8 @@
       └────► engines                                        engines: what computes the encoder
     deployment ─┬► serve (rivals)                           serve: what is left of the model's speed
       │         └► latency, swap, staleness                 what users notice
-      │              (load)
+      │              (load, commands)
+      └────────► http (turns, plain_api)                    http: beside plain FastAPI
     readers ──► ingest                                      ingest: how many events a second come in
 
 `python -m benchmarks.NAME --help` says what can be run; RESULTS.md holds what was measured.

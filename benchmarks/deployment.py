@@ -27,6 +27,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from learners.library import Learner
 from learners.model import Encoder
 from learners.registry import Registry
+from mindstream.clients import make_topics
+from mindstream.sections import EMBEDDED
 from mindstream.settings import Settings, load_settings, role_environment
 from mindstream.up import services
 from schemas import GateReport, Interaction, ModelRelease, Prediction, codec
@@ -189,7 +191,7 @@ class Deployment:
     @property
     def servers(self) -> str:
         """Give the brokers' addresses."""
-        return self.overrides["kafka.servers"]
+        return self.overrides.get("kafka.servers", self.settings.kafka.servers)
 
     def start(self, name: str, *, cores: set[int] | None = None, group: str = "") -> Role:
         """Start a role as its command does, on some cores; it is not waited for.
@@ -244,14 +246,19 @@ class Deployment:
 def deployment(folder: Path, changes: Mapping[str, object]) -> Iterator[Deployment]:
     """Start embedded services with empty topics; all roles end with the block.
 
+    On a real cluster the topics have a prefix of their own; they stay there.
+
     Args:
         folder: of its own.
-        changes: dotted names of settings to values.
+        changes: dotted names of settings to values; `kafka.servers` names a real cluster.
 
     Yields:
         The deployment, without roles.
     """
-    settings = load_settings(overrides={"data_dir": str(folder), **changes})
+    own = {"data_dir": str(folder), "kafka.prefix": f"benchmark-{os.getpid()}-{time.time_ns()}"}
+    settings = load_settings(overrides={**own, **changes})
+    if settings.kafka.servers != EMBEDDED:
+        make_topics(settings)
     with services(settings, lambda words: None) as started:
         deployed = Deployment(settings, started.overrides, Topics(settings.kafka.prefix), folder)
         try:

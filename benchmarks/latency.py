@@ -11,8 +11,6 @@ is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -25,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bars import Show, bar
-from benchmarks.data import DEFAULT_FOLDER, DataError
+from benchmarks.commands import changes_of, parser_of, print_last
+from benchmarks.data import DataError
 from benchmarks.deployment import Role, apart, deployment, taught
 from benchmarks.load import drive, quantile
-from benchmarks.results import machine, revision
 from benchmarks.serve import banking, rate_through
 
 SHARES = (0.2, 0.5, 0.8)
@@ -164,38 +162,28 @@ def show_table(capacity: float, seen: Sequence[Latency], console: Console) -> No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few seconds a load")
+    parser = parser_of("latency", __doc__, quick="a few seconds a load")
     parser.add_argument("--seconds", type=float, help="of each load")
-    parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="a real cluster")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
     args = parser.parse_args(argv)
-    changes: dict[str, object] = dict(pair.split("=", 1) for pair in args.set)
-    if args.kafka:
-        changes["kafka.servers"] = args.kafka
     try:
         with bar("loads") as show:
             capacity, seen = measure(
                 args.data,
                 seconds=args.seconds or (QUICK_SECONDS if args.quick else SECONDS),
-                changes=changes,
+                changes=changes_of(args),
                 show=show,
             )
     except DataError as error:
         parser.error(str(error))
     show_table(capacity, seen, Console(width=120))
     half = next(row for row in seen if row.share == 0.5)
-    result = {
-        "benchmark": "latency",
-        "machine": machine(),
-        "revision": revision(),
-        "capacity_rows_s": capacity,
-        "loads": msgspec.to_builtins(seen),
-        "p50_over_batch": half.p50_over_batch,
-        "goal": GOAL,
-    }
-    sys.stdout.write(json.dumps(result) + "\n")
+    print_last(
+        "latency",
+        capacity_rows_s=capacity,
+        loads=msgspec.to_builtins(seen),
+        p50_over_batch=half.p50_over_batch,
+        goal=GOAL,
+    )
     return 0
 
 

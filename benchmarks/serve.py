@@ -16,7 +16,6 @@ row produced to the last answer read. Prints a table; the last line is one JSON 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -33,7 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bars import Show, bar
-from benchmarks.data import DEFAULT_FOLDER, DataError, Row, read
+from benchmarks.commands import changes_of, parser_of, print_last
+from benchmarks.data import DataError, Row, read
 from benchmarks.deployment import (
     Deployment,
     Role,
@@ -44,7 +44,6 @@ from benchmarks.deployment import (
     questions,
     taught,
 )
-from benchmarks.results import machine, revision
 from benchmarks.scenarios import BANKING
 
 ROWS, QUICK_ROWS = 9_216, 1_024
@@ -268,43 +267,32 @@ def show_table(sides: Sequence[Side], console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few texts, one round")
+    parser = parser_of("serve", __doc__, quick="few texts, one round", kafka=False)
     parser.add_argument("--rows", type=int, help="texts of a round")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the role and of the bare model, such as model.precision=fp32",
-    )
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
     args = parser.parse_args(argv)
     rows = args.rows or (QUICK_ROWS if args.quick else ROWS)
     rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
-    changes: dict[str, object] = dict(pair.split("=", 1) for pair in args.set)
     try:
         with bar("rounds") as show:
-            sides = measure(args.data, rows=rows, rounds=rounds, changes=changes, show=show)
+            sides = measure(
+                args.data, rows=rows, rounds=rounds, changes=changes_of(args), show=show
+            )
     except DataError as error:
         parser.error(str(error))
     show_table(sides, Console(width=120))
     rate = {side.name: side.rows_s for side in sides}
-    result = {
-        "benchmark": "serve",
-        "machine": machine(),
-        "precision": sides[0].engine,
-        "revision": revision(),
-        "rows": rows,
-        "rounds": rounds,
-        "sides": msgspec.to_builtins(sides),
-        "end_to_end_over_bare": rate["mindstream"] / rate["bare"],
-        "over_pipeline": rate["mindstream"] / rate["pipeline"],
-        "over_stock_faust": rate["mindstream"] / rate["faust"],
-        "goal": GOAL,
-    }
-    sys.stdout.write(json.dumps(result) + "\n")
+    print_last(
+        "serve",
+        precision=sides[0].engine,
+        rows=rows,
+        rounds=rounds,
+        sides=msgspec.to_builtins(sides),
+        end_to_end_over_bare=rate["mindstream"] / rate["bare"],
+        over_pipeline=rate["mindstream"] / rate["pipeline"],
+        over_stock_faust=rate["mindstream"] / rate["faust"],
+        goal=GOAL,
+    )
     return 0
 
 

@@ -9,8 +9,6 @@ last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import tempfile
@@ -28,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bars import Show, bar
-from benchmarks.data import DEFAULT_FOLDER, DataError, Row
+from benchmarks.commands import changes_of, parser_of, print_last
+from benchmarks.data import DataError, Row
 from benchmarks.deployment import Deployment, apart, deployment, questions
 from benchmarks.load import quantile
-from benchmarks.results import machine, revision
 from benchmarks.serve import banking, rate_through
 from schemas import Example, Feedback, Interaction, ModelRelease, Prediction, codec
 
@@ -374,36 +372,23 @@ def show_table(seen: Staleness, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.staleness", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few seconds")
+    parser = parser_of("staleness", __doc__, quick="a few seconds")
     parser.add_argument("--seconds", type=float, help="how long the stream runs")
-    parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="a real cluster")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
     args = parser.parse_args(argv)
-    changes: dict[str, object] = dict(pair.split("=", 1) for pair in args.set)
-    if args.kafka:
-        changes["kafka.servers"] = args.kafka
     try:
         with bar("steps") as show:
             seen = measure(
                 args.data,
                 seconds=args.seconds or (QUICK_SECONDS if args.quick else SECONDS),
-                changes=changes,
+                changes=changes_of(args),
                 show=show,
             )
     except DataError as error:
         parser.error(str(error))
     show_table(seen, Console(width=120))
-    result = {
-        "benchmark": "staleness",
-        "machine": machine(),
-        "revision": revision(),
-        **msgspec.to_builtins(seen),
-        "goal_p50_s": GOAL_P50_S,
-        "goal_p95_s": GOAL_P95_S,
-    }
-    sys.stdout.write(json.dumps(result) + "\n")
+    print_last(
+        "staleness", **msgspec.to_builtins(seen), goal_p50_s=GOAL_P50_S, goal_p95_s=GOAL_P95_S
+    )
     return 0
 
 

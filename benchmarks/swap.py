@@ -8,8 +8,6 @@ by one release. Prints a table; the last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import threading
@@ -22,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bars import Show, bar
-from benchmarks.data import DEFAULT_FOLDER, DataError
+from benchmarks.commands import changes_of, parser_of, print_last
+from benchmarks.data import DataError
 from benchmarks.deployment import Deployment, Wire, apart, deployment, taught
 from benchmarks.load import Answered, drive, quantile
-from benchmarks.results import machine, revision
 from benchmarks.serve import banking, rate_through
 from learners.library import Learner
 
@@ -186,35 +184,21 @@ def show_table(seen: Swap, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.swap", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few swaps")
+    parser = parser_of("swap", __doc__, quick="a few swaps")
     parser.add_argument("--swaps", type=int)
-    parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="a real cluster")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
     args = parser.parse_args(argv)
-    changes: dict[str, object] = dict(pair.split("=", 1) for pair in args.set)
-    if args.kafka:
-        changes["kafka.servers"] = args.kafka
     try:
         with bar("stretches") as show:
             seen = measure(
                 args.data,
                 swaps=args.swaps or (QUICK_SWAPS if args.quick else SWAPS),
-                changes=changes,
+                changes=changes_of(args),
                 show=show,
             )
     except DataError as error:
         parser.error(str(error))
     show_table(seen, Console(width=120))
-    result = {
-        "benchmark": "swap",
-        "machine": machine(),
-        "revision": revision(),
-        **msgspec.to_builtins(seen),
-        "goal": GOAL,
-    }
-    sys.stdout.write(json.dumps(result) + "\n")
+    print_last("swap", **msgspec.to_builtins(seen), goal=GOAL)
     return 0
 
 

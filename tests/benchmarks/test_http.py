@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from benchmarks import http
-from benchmarks.http import OURS, PLAIN, RECORDED, BenchmarkError, Side, Turn, load, ratio, table
+from benchmarks.http import OURS, RECORDED, BenchmarkError, Side, load
+from benchmarks.turns import PLAIN, Turn, cpu_ratio, ratio, table
 from tests.benchmarks.intents import write_intents
 
 
@@ -39,7 +40,7 @@ def test_the_ratio_is_to_the_faster_rival_of_the_same_round() -> None:
         turn(PLAIN[1], 10.0, cpu_ms=5.0),
     ]
     assert ratio(turns, OURS, connections=4) == pytest.approx(2.5)
-    assert http.cpu_ratio(turns, OURS, connections=4) == pytest.approx(2.5)
+    assert cpu_ratio(turns, OURS, connections=4) == pytest.approx(2.5)
     lines = table(turns)
     assert [line[:4] for line in lines[1:]] == [
         ["4", OURS, "90", "2.50"],

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learners import backbones
 from learners.engines import EngineOptions, vino
 from learners.engines.base import (
     CALIBRATED,
@@ -30,7 +29,6 @@ from learners.engines.base import (
 )
 from learners.engines.checks import Labelled, check, make_probes
 from learners.engines.choosing import MIN_GAIN, fastest
-from learners.engines.graphs import ROWS, TOKENS, pad, padded_shape
 from learners.engines.making import KEPT, PAIRS, KeptEngines, Maker, wanted
 from learners.model import Encoder
 from mindstream.sections import ENGINE_PRECISIONS
@@ -40,7 +38,6 @@ from tests.small import small_encoder
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None or find_spec("nncf") is None, reason="openvino is not installed"
 )
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 TEXTS = ["where is my refund", "", "card", "i lost my card yesterday evening", "word " * 40]
 # One step of rounding a layer: an 8-bit small encoder of two layers stays this near.
 NEAREST = {"fp32": 1 - 1e-5, "bf16": 0.9995, "int8-weights": 0.9990, "int8": 0.98}
@@ -364,45 +361,3 @@ def test_an_engine_that_there_is_not_is_refused(options: tuple[str, str], said: 
 
 def test_the_settings_know_the_engines_and_their_precisions() -> None:
     assert dict(ENGINE_PRECISIONS) == dict(PAIRS)
-
-
-def test_a_batch_padded_for_a_recording_gives_the_same_features(encoder: Encoder) -> None:
-    from learners.batch import collate
-
-    packed = collate(encoder.tokenize(["card", "where is my refund"]))
-    shape = padded_shape(packed.shape[0], packed.shape[2])
-    assert shape is not None
-    target = torch.full((shape[0], 2, min(shape[1], 16)), 9)
-    pad(target, packed)
-    with torch.inference_mode():
-        found, exact = encoder.module(target), encoder.module(packed)
-    assert torch.isfinite(found).all()
-    np.testing.assert_allclose(found[: len(exact)].numpy(), exact.numpy(), atol=1e-5)
-
-
-@given(st.integers(1, 600), st.integers(1, 200))
-def test_a_recorded_shape_holds_the_batch_or_there_is_none(rows: int, tokens: int) -> None:
-    shape = padded_shape(rows, tokens)
-    if shape is None:
-        assert rows > ROWS[-1] or tokens > TOKENS[-1]
-    else:
-        assert shape[0] >= rows
-        assert shape[1] >= tokens
-
-
-def test_graphs_are_refused_without_a_cuda_device(encoder: Encoder) -> None:
-    with pytest.raises(EncoderError, match="CUDA graphs need a CUDA device"):
-        maker_of(encoder).make(("cuda-graphs", "bf16"))
-
-
-@needs_cuda
-def test_graphs_give_the_features_of_torch_whatever_came_before() -> None:
-    encoder = Encoder.load(device="cuda", precision="fp32")
-    texts = backbones.probe_texts(encoder._tokenizer, count=40)
-    tokens = encoder.tokenize([*texts, "card", "word " * 200])
-    exact = encoder.encode_tokens(tokens)
-    engine = maker_of(encoder).make(("cuda-graphs", "bf16"))
-    with torch.inference_mode():
-        for part in (slice(None), slice(3), slice(7, 30), slice(None)):
-            found = features(engine, tokens[part], encoder.width)
-            assert cosines(found, exact[part]).min() > 0.999

@@ -180,11 +180,10 @@ bodies = st.one_of(
     st.binary(max_size=60),
     json_values.map(lambda value: json.dumps(value).encode()),
     mutated.map(lambda row: json.dumps(row).encode()),
-    st.lists(mutated | json_values, max_size=4).map(
-        lambda rows: json.dumps({"interactions": rows, "feedback": rows}).encode()
-    ),
-    st.lists(mutated | json_values, max_size=4).map(
-        lambda rows: json.dumps({"interactions": rows}).encode()
+    st.builds(
+        lambda rows, keys: json.dumps(dict.fromkeys(keys, rows)).encode(),
+        st.lists(mutated | json_values, max_size=4),
+        st.sampled_from([("interactions", "feedback"), ("interactions",), ("feedback",)]),
     ),
 )
 
