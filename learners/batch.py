@@ -39,3 +39,17 @@ def collate(token_ids: Sequence[Sequence[int]]) -> Tensor:
         batch[row, IDS, : len(ids)] = ids
         batch[row, MASK, : max(len(ids), 1)] = 1
     return torch.from_numpy(batch)
+
+
+def pad(target: Tensor, packed: Tensor) -> None:
+    """Write a batch into a larger one; rows beyond it keep one place unmasked, as empty texts do.
+
+    Args:
+        target: int64 [more rows, 2, more tokens], overwritten.
+        packed: int64 [rows, 2, tokens].
+    """
+    rows, _, tokens = packed.shape
+    target.zero_()
+    target[rows:, MASK, 0] = 1
+    target[:rows, IDS, :tokens].copy_(packed[:, IDS])
+    target[:rows, MASK, :tokens].copy_(packed[:, MASK])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from learners.batch import IDS, MASK
+from learners.batch import MASK, pad
 from learners.engines.base import Engine, Floats, Shape
 from learners.engines.eager import GPU_SHAPE, at_precision
 from schemas.errors import EncoderError
@@ -92,20 +92,6 @@ def padded_shape(rows: int, tokens: int) -> tuple[int, int] | None:
     holds_rows = [n for n in ROWS if n >= rows]
     holds_tokens = [n for n in TOKENS if n >= tokens]
     return (holds_rows[0], holds_tokens[0]) if holds_rows and holds_tokens else None
-
-
-def pad(target: Tensor, packed: Tensor) -> None:
-    """Write a batch into a larger one; rows beyond it keep one place unmasked, as empty texts do.
-
-    Args:
-        target: int64 [more rows, 2, more tokens], overwritten.
-        packed: int64 [rows, 2, tokens].
-    """
-    rows, _, tokens = packed.shape
-    target.zero_()
-    target[rows:, MASK, 0] = 1
-    target[:rows, IDS, :tokens].copy_(packed[:, IDS])
-    target[:rows, MASK, :tokens].copy_(packed[:, MASK])
 
 
 def graphs_engine(module: nn.Module, *, precision: str, device: torch.device) -> Engine:

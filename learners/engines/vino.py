@@ -21,12 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from learners.backbones import Quiet
-from learners.batch import collate
+from learners.batch import collate, pad
 from learners.engines.base import Engine, Floats, Precision, Shape
 from schemas.errors import EncoderError
 
 # Rows and tokens are what was fastest on one core (benchmarks/RESULTS.md).
 SHAPE = Shape(rows=32, tokens=1_024)
+# Batches are padded to these: every new shape has kernels made for it, which takes time and memory.
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+STEPS = ((24, 2), (64, 4), (10**9, 8))  # up to so many tokens, to a multiple of
+LONGEST = ["mindstream", "longest"]  # where a graph says how many tokens a text may have
 INSTALL = "pip install openvino nncf"
 # What conversion sees; of two lengths, so that the mask is kept as a mask.
 EXAMPLE = ([5, 6, 7], [5, 6, 7, 8])
@@ -118,11 +122,38 @@ def _convert(module: nn.Module) -> Any:  # noqa: ANN401 - openvino's own class
     try:
         with warnings.catch_warnings(), torch.no_grad(), Quiet():
             warnings.simplefilter("ignore")  # tracing warns of every shape that it fixes
-            return ov.convert_model(
+            model = ov.convert_model(
                 module, example_input=collate(EXAMPLE), input=[(batch, ov.Type.i64)]
             )
+            model.set_rt_info(str(_longest(module)), LONGEST)
+            return model
     except (RuntimeError, ValueError, TypeError, ov.Exception) as error:
         raise EncoderError(f"openvino cannot express this encoder: {_first(error)}") from error
+
+
+def _longest(module: Any) -> int:  # noqa: ANN401 - a backbone's configuration has no type
+    """Give how many tokens a text may have for sure; 0 where the module does not say."""
+    config = getattr(getattr(module, "backbone", None), "config", None)
+    positions = int(getattr(config, "max_position_embeddings", 0) or 0)
+    return max(0, positions - int(getattr(module, "prompt_tokens", 0)))
+
+
+def roomy_shape(rows: int, tokens: int, *, longest: int) -> tuple[int, int]:
+    """Give the shape that a batch is padded to.
+
+    Args:
+        rows: of the batch.
+        tokens: of its longest text.
+        longest: tokens of a text at most; the shape never has more, but for those of the batch.
+
+    Example:
+        >>> roomy_shape(9, 13, longest=512), roomy_shape(40, 30, longest=31)
+        ((10, 14), (40, 30))
+    """
+    step = next(step for up_to, step in STEPS if tokens <= up_to)
+    wide = -(-tokens // step) * step
+    tall = next((n for n in ROWS if n >= rows), rows)
+    return tall, wide if wide <= longest else tokens
 
 
 def vino_engine(converted: Converted, *, precision: Precision, threads: int) -> Engine:
@@ -189,7 +220,8 @@ def compiled(model: Any, *, precision: Precision, threads: int) -> Engine:  # no
         graph = _core().compile_model(model, "CPU", settings)
     except (RuntimeError, ov.Exception) as error:
         raise EncoderError(f"openvino cannot compile this encoder: {_first(error)}") from error
-    requests = Requests(graph)
+    longest = int(model.get_rt_info(LONGEST).astype(str)) if model.has_rt_info(LONGEST) else 0
+    requests = Requests(graph, longest=longest)
     return Engine("openvino", precision, requests.run, SHAPE)
 
 
@@ -198,10 +230,12 @@ class Requests:
 
     Args:
         graph: openvino's compiled model.
+        longest: tokens of a text, at most.
     """
 
-    def __init__(self, graph: Any) -> None:  # noqa: ANN401 - openvino's own class
+    def __init__(self, graph: Any, *, longest: int) -> None:  # noqa: ANN401 - openvino's own class
         self._graph = graph
+        self._longest = longest
         self._lock = threading.Lock()
         self._mine = threading.local()
 
@@ -212,7 +246,13 @@ class Requests:
             with self._lock:
                 request = self._graph.create_infer_request()
             self._mine.request = request
-        found: Floats = request.infer([packed.numpy()])[0].copy()
+        rows, _, tokens = packed.shape
+        shape = roomy_shape(rows, tokens, longest=self._longest)
+        if shape != (rows, tokens):
+            target = torch.empty(shape[0], 2, shape[1], dtype=packed.dtype)
+            pad(target, packed)
+            packed = target
+        found: Floats = request.infer([packed.numpy()])[0][:rows].copy()
         return found
 
 

@@ -361,3 +361,13 @@ def test_an_engine_that_there_is_not_is_refused(options: tuple[str, str], said: 
 
 def test_the_settings_know_the_engines_and_their_precisions() -> None:
     assert dict(ENGINE_PRECISIONS) == dict(PAIRS)
+
+
+@given(st.integers(1, 64), st.integers(1, 600), st.integers(0, 600))
+def test_a_batch_is_padded_a_little_to_one_of_few_shapes(
+    rows: int, tokens: int, longest: int
+) -> None:
+    tall, wide = vino.roomy_shape(rows, tokens, longest=longest)
+    assert rows <= tall <= max(rows, rows * 1.25)
+    assert tokens <= wide <= max(tokens + 1, tokens * 1.25)
+    assert wide == tokens or wide <= longest

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learners import backbones
-from learners.engines.graphs import ROWS, TOKENS, pad, padded_shape
+from learners.batch import pad
+from learners.engines.graphs import ROWS, TOKENS, padded_shape
 from learners.model import Encoder
 from schemas.errors import EncoderError
 from tests.learners.test_engines import cosines, encoder, features, maker_of
