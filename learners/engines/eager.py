@@ -6,7 +6,7 @@ Owns precisions of a torch module; must not know other libraries or how engines 
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,13 @@ def at_precision(module: nn.Module, *, precision: str) -> nn.Module:
     if precision == "fp32":
         return module
     return copy.deepcopy(module).to(torch.bfloat16).eval()
+
+
+def longest_text(module: Any) -> int:  # noqa: ANN401 - a backbone's configuration has no type
+    """Give how many tokens a text may have for sure; 0 where the module does not say."""
+    config = getattr(getattr(module, "backbone", None), "config", None)
+    positions = int(getattr(config, "max_position_embeddings", 0) or 0)
+    return max(0, positions - int(getattr(module, "prompt_tokens", 0)))
 
 
 def torch_engine(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from learners.backbones import Quiet
 from learners.batch import collate, pad
 from learners.engines.base import Engine, Floats, Precision, Shape
+from learners.engines.eager import longest_text
 from schemas.errors import EncoderError
 
 # Rows and tokens are what was fastest on one core (benchmarks/RESULTS.md).
@@ -125,17 +126,10 @@ def _convert(module: nn.Module) -> Any:  # noqa: ANN401 - openvino's own class
             model = ov.convert_model(
                 module, example_input=collate(EXAMPLE), input=[(batch, ov.Type.i64)]
             )
-            model.set_rt_info(str(_longest(module)), LONGEST)
+            model.set_rt_info(str(longest_text(module)), LONGEST)
             return model
     except (RuntimeError, ValueError, TypeError, ov.Exception) as error:
         raise EncoderError(f"openvino cannot express this encoder: {_first(error)}") from error
-
-
-def _longest(module: Any) -> int:  # noqa: ANN401 - a backbone's configuration has no type
-    """Give how many tokens a text may have for sure; 0 where the module does not say."""
-    config = getattr(getattr(module, "backbone", None), "config", None)
-    positions = int(getattr(config, "max_position_embeddings", 0) or 0)
-    return max(0, positions - int(getattr(module, "prompt_tokens", 0)))
 
 
 def roomy_shape(rows: int, tokens: int, *, longest: int) -> tuple[int, int]:
