@@ -38,7 +38,7 @@ format: $(READY)  ## Rewrite the code in the house format
 bench: $(READY)  ## Run the benchmarks of benchmarks/; ARGS=--quick takes minutes
 	@for file in $$(grep -l __main__ benchmarks/[a-z]*.py); do \
 		name=$$(basename "$$file" .py); echo "== $$name"; \
-		$(BIN)/python -m "benchmarks.$$name" $(ARGS) || exit 1; \
+		$(BIN)/python -m "benchmarks.$$name" $(ARGS) || test "$$name $$?" = "gpu 2" || exit 1; \
 	done
 
 $(READY): pyproject.toml constraints.txt | $(UV)

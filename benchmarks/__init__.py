@@ -12,7 +12,8 @@
       │                                                     two_engines: what differing ones cost
       ├────► memory                                         memory: the replay memory itself
       │        (writers, buffers)
-      └────► engines                                        engines: what computes the encoder
+      ├────► engines                                        engines: what computes the encoder
+      └────► gpu (arithmetic)                               gpu: what share of a GPU is used
     deployment ─┬► serve (rivals)                           serve: what is left of the model's speed
       │         └► latency, swap, staleness                 what users notice
       │              (load, commands)
