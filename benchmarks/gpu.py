@@ -327,10 +327,10 @@ def measure_head(encoder: Encoder, rows: Sequence[Row], *, count: int) -> Head:
 
 def table(side: Side) -> Table:
     """Write what one device did for people."""
-    where = f"torch threads: {side.threads}, processor time" if side.threads else "the clock on the wall"
+    by = f"torch threads: {side.threads}, processor time" if side.threads else "clock on the wall"
     rates = ", ".join(f"{name} {rate:.3g}" for name, rate in side.matrix_tflops.items())
     shown = Table(
-        title=f"{side.device}: {side.name}; {where}\n"
+        title=f"{side.device}: {side.name}; {by}\n"
         f"matrices: {rates} TFLOP/s (fp32 products: {side.float32_matmul}); "
         f"{side.tokens:.1f} tokens and {side.gflop_a_text:.3f} GFLOP a text; "
         f"tokenising {side.tokenising_s:,.0f} texts/s",
