@@ -42,6 +42,7 @@ from learners.data.adversarial import ADVERSARIES
 from learners.library import Learner
 from learners.localmemory import LocalMemory
 from learners.model import Encoder
+from learners.slow import thinned
 from learners.strategies.base import Rests
 from learners.tasks import task_kind
 from schemas.fields import Label
@@ -201,7 +202,9 @@ class Bench:
             train.sort(key=lambda row: 7 * names.index(str(row.label)) // len(names))
         train, unlabelled = _few(_mislabelled(train, data.wrong, chance), data.few)
         tests = [row for row in rows if row.split == "test"]
-        return thinned(train[: data.rows or None], self.most), unlabelled, thinned(tests, self.most)
+        train = train[: data.rows or None]
+        most = self.most or len(rows)
+        return list(thinned(train, most)), unlabelled, list(thinned(tests, most))
 
     def _joint(
         self,
@@ -254,18 +257,6 @@ def _few(rows: list[Row], most: int) -> tuple[list[Row], list[str]]:
         else:
             texts.append(row.text)
     return kept, texts
-
-
-def thinned(rows: list[Row], most: int) -> list[Row]:
-    """Keep so many rows at most, evenly spread and in order; 0 keeps all.
-
-    Example:
-        >>> [row.text for row in thinned([Row(str(n), "", "", "train") for n in range(7)], 3)]
-        ['0', '2', '4']
-    """
-    if not most or len(rows) <= most:
-        return rows
-    return [rows[place * len(rows) // most] for place in range(most)]
 
 
 def data_rules(names: Sequence[str]) -> DataRules:

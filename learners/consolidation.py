@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from learners.batch import collate
 from learners.data.adaptation import Adaptation, AdaptationConfig, ObjectiveName
 from learners.data.adversarial import AdversarialConfig, check_config, harden
-from learners.heads.linear import LinearHead
+from learners.heads.linear import LinearHead, SolvedLinear
 from learners.model import Encoder
 from learners.moments import moments, take_up_moments
 from learners.tasks.base import TaskKind
@@ -36,6 +36,8 @@ from schemas.errors import CheckpointError
 from schemas.fields import Label
 
 VIRTUAL_PREFIX = "virtual."
+BLENDS = (0.7, 0.85, 1.0)
+Blend = float | Literal["auto"]
 SORTED_BATCHES = 32  # batches that are cut from one run of rows sorted by length
 
 
@@ -48,7 +50,7 @@ class ConsolidationConfig:
         batch_rows: rows of a step.
         learning_rate: of the encoder, at its highest; it rises over the first tenth of the steps
             and falls to nothing, both linearly.
-        head_learning_rate: of the linear head that is trained along and then thrown away.
+        head_learning_rate: of the linear head that is trained along, and listened to afterwards.
         weight_decay: of AdamW.
         adversarial: how far and how often a batch is made harder; by default not at all.
         adapt_epochs: passes over all texts, labelled or not, before labels are learned.
@@ -56,9 +58,10 @@ class ConsolidationConfig:
         tuning: how much of the encoder trains; its steps are those of the consolidation. After an
             adaptation, which trains all of it, `full` alone.
         blend: how far from the pretrained weights to the trained ones the encoder goes that is
-            given, over 0 to 1: an encoder in between is as good on what it was trained on and
+            given, over 0 to 1: an encoder in between is often as good on what it was trained on and
             better on what comes next (Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models",
             CVPR 2022). Adapters are blended as merged; virtual tokens are taken as trained.
+            `auto`: whichever of `BLENDS` does best on held-out rows.
         seed: of the order of rows, and of chance in adaptation.
     """
 
@@ -71,12 +74,12 @@ class ConsolidationConfig:
     adapt_epochs: int = 0
     adapt: ObjectiveName = "auto"
     tuning: TuningConfig = TuningConfig()
-    blend: float = 0.7
+    blend: Blend = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.blend <= 1.0:
-            raise ValueError(f"blend {self.blend}: over 0 to 1 was expected")
+        if self.blend != "auto" and not 0.0 < self.blend <= 1.0:
+            raise ValueError(f"blend {self.blend}: auto, or over 0 to 1 was expected")
         if self.tuning.method == "frozen":
             raise ValueError("tuning 'frozen': a consolidation would train nothing")
         if self.adapt_epochs and self.tuning.method != "full":
@@ -237,6 +240,15 @@ class Consolidation:
         """The labels of the head that is trained along: columns of `scores`."""
         return list(self._head.labels)
 
+    @property
+    def blends(self) -> tuple[float, ...]:
+        """How far `encoder` may go, by the config: the first where nothing tells which is best."""
+        return BLENDS if self.config.blend == "auto" else (self.config.blend,)
+
+    def classifier(self) -> SolvedLinear:
+        """Give the head that is trained along, as it is now."""
+        return self._head.solved()
+
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Answer by that head, as a fine-tuned classifier would.
 
@@ -249,11 +261,16 @@ class Consolidation:
             logits: NDArray[np.float32] = self._head(features).float().cpu().numpy()
         return logits
 
-    def encoder(self) -> Encoder:
-        """Give an encoder of the weights as they are now, blended; later steps do not change it."""
+    def encoder(self, blend: float | None = None) -> Encoder:
+        """Give an encoder of the weights as they are now; later steps do not change it.
+
+        Args:
+            blend: how far it goes, over 0 to 1; by default the first of `blends`.
+        """
+        share = self.blends[0] if blend is None else blend
         trained, start = merged(self._module), merged(self._source.module)
         blended = {
-            name: torch.lerp(start[name], tensor, self.config.blend)
+            name: torch.lerp(start[name], tensor, share)
             if name in start and tensor.is_floating_point() and not name.startswith(VIRTUAL_PREFIX)
             else tensor
             for name, tensor in trained.items()

@@ -7,7 +7,8 @@ adoption; must not know when it is time, threads, Kafka or Redis. The numbered s
 2. read all that memory holds of what is in the sums;
 3. fine-tune a copy of the pretrained encoder on it (`learners.consolidation`), or on what rules for
    the data make of it (`learners.curation`);
-4. make the sums anew for the new encoder, of memory's own rows;
+4. make the sums anew for the new encoder, of memory's own rows, and let them listen to the
+   classifier that was trained along;
 5. catch up with what was noted;
 6. let the gate decide; the fast half goes on with the new encoder, or as if nothing had been.
 
@@ -20,7 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from learners.consolidation import Consolidation, ConsolidationConfig
 from learners.curation import Curation, CurationReport, DataRules, Source
@@ -36,8 +37,10 @@ from schemas.fields import Label
 
 CATCH_UP_ROWS = 256  # fewer are left to the fast half's own thread
 OLDER_REVISIONS = 8  # of such a row, that may be on their way too
+TRIED_ROWS = 8_192  # of memory, evenly spread, that tell how far the encoder should go
 NEW_ROWS = 65_536  # newest rows of memory, of which some may not have reached the learner
 
+Row = TypeVar("Row")
 Progress = Callable[[int, int], None]
 """Called after every step with the steps done and the steps in all."""
 Texts = Callable[[], Sequence[str]]
@@ -162,12 +165,30 @@ class SlowHalf:
             self.done = work.done
             if progress is not None:
                 progress(work.done, work.steps)
-        self._challenger = self._champion.on_encoder(  # 4
-            work.encoder(), self._pairs(rows), held_out
-        )
+        self._challenger = self._made(work, rows, held_out)  # 4
         while len(self._noted) > CATCH_UP_ROWS:  # 5
             self._catch_up()
         self._judge(held_out)
+
+    def _made(
+        self, work: Consolidation, rows: Sequence[ReplayRow], held_out: Sequence[ReplayRow]
+    ) -> TwoSpeed:
+        """Do step 4, for the blend that held-out rows are likeliest by."""
+
+        def made(blend: float, some: Sequence[ReplayRow]) -> TwoSpeed:
+            return self._champion.on_encoder(
+                work.encoder(blend), self._pairs(some), held_out, classifier=work.classifier()
+            )
+
+        tried = thinned(rows, TRIED_ROWS)
+        best, least = made(work.blends[0], tried), work.blends[0]
+        loss = best.additive_head.loss()
+        for blend in work.blends[1:] if loss is not None else ():
+            other = made(blend, tried)
+            other_loss = other.additive_head.loss()
+            if other_loss is not None and loss is not None and other_loss < loss:
+                best, least, loss = other, blend, other_loss
+        return best if len(tried) == len(rows) else made(least, rows)
 
     def _work(self, rows: Sequence[ReplayRow], held_out: Sequence[ReplayRow]) -> Consolidation:
         """Begin step 3 on what the rules make of the rows."""
@@ -302,6 +323,18 @@ def shown_rows(
     """
     since = {label: int(n * share / (1.0 - share)) for label, n in renewed_rows.items()}
     return _newest(rows, since)
+
+
+def thinned(rows: Sequence[Row], most: int) -> Sequence[Row]:
+    """Keep so many rows at most, evenly spread and in order.
+
+    Example:
+        >>> thinned(range(7), 3)
+        [0, 2, 4]
+    """
+    if len(rows) <= most:
+        return rows
+    return [rows[place * len(rows) // most] for place in range(most)]
 
 
 def _newest(rows: Sequence[ReplayRow], most: Mapping[str, int]) -> list[ReplayRow]:

@@ -5,7 +5,7 @@ Owns what may be set of memory, gate, slow half and its data; must not know wher
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -102,11 +102,10 @@ class ConsolidationSettings(Section):
         description="what of the encoder trains: full, lora, adalora, ia3, prefix or prompt, with "
         "learn.tuning_rank and learn.virtual_tokens",
     )
-    blend: float = Field(
-        0.7,
-        gt=0,
-        le=1,
-        description="how far from the pretrained weights to the trained ones, over 0 to 1",
+    blend: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        "auto",
+        description="how far from the pretrained weights to the trained ones, over 0 to 1; auto: "
+        "as held-out rows say",
     )
 
 

@@ -23,22 +23,23 @@ from torch import Tensor
 
 from learners.heads.base import NEVER, Arrays, Floats, Meta
 from learners.heads.calibration import Calibration
-from learners.heads.choice import RIPE_ROWS, Chooser, HeadOptions, unit_of
+from learners.heads.choice import Chooser, HeadOptions, held_out_loss
+from learners.heads.class_drift import unlike
+from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
 from learners.heads.probes import ProbeRing
 from learners.heads.projection import Projection
+from learners.heads.scoring import unit_of
 from learners.heads.solved import Block, Columns, SolvedAdditive
 from learners.heads.solves import CANDIDATES, METHODS, Method, Solver
 from learners.heads.sums import AdditiveSums, Moments
+from learners.heads.trained import TrainedColumns
+from learners.heads.young import LEAD_GROWTH, any_grown, fresh_labels, mean_weights
 from schemas.errors import CheckpointError
 
 LEAD = 768
-LEAD_GROWTH = 1.5  # of a label, or of all rows, until the leading features are solved again
 FULL_GROWTH = 3.0  # of all rows, until all features are solved again
 FIRST_FULL_ROWS = 256
-HALF_MEAN_ROWS = 40.0  # rows at which mean and solve weigh the same; means end at RIPE_ROWS
-CONTRADICTION = 0.3  # cosine by which newest rows are nearer to another label's mean
-UNLIKE = 0.3  # cosine below which newest rows do not look like their label's mean
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
 
 
@@ -84,6 +85,7 @@ class AdditiveHead:
             several=solver == "least-squares",
         )
         self._lead, self._full, self._calibration = Block.empty(), Block.empty(), Calibration()
+        self._trained = TrainedColumns.empty()
         self._solved = self._assemble()
         self._unsolved = False
 
@@ -186,7 +188,18 @@ class AdditiveHead:
         self.sums.renew(row, features, self.codes(features))
         self.names.drop(row)  # it named what the label used to mean
         self._ring.forget(row)
+        self._trained = self._trained.without(row)
+        self._solved = replace(self._solved, trained=self._trained)
         self._unsolved = True
+
+    def listen(self, classifier: SolvedLinear) -> None:
+        """Let a classifier of the same features have a say, as far as held-out rows trust it.
+
+        One label a row is needed: with several, it is not heard.
+        """
+        if self.solver == "class-balanced":
+            self._trained = TrainedColumns.of(classifier, self.labels)
+            self._unsolved = True
 
     def merge(self, other: AdditiveHead, *, sign: int = 1) -> None:
         """Add the sums of another head, labels joined by text, or take them back.
@@ -206,10 +219,7 @@ class AdditiveHead:
             row: of the label.
             features: float32 [rows, features].
         """
-        centred, centre = self._means(len(self.labels))
-        newest = torch.from_numpy(features).double().mean(dim=0) - centre
-        cosines = centred @ torch.nn.functional.normalize(newest, dim=0)
-        return bool(cosines[row] < max(float(cosines.max()) - CONTRADICTION, UNLIKE))
+        return unlike(*self._means(len(self.labels)), features, row=row)
 
     def refresh(self) -> None:
         """Solve what is due: the leading features, all of them, or nothing."""
@@ -235,13 +245,8 @@ class AdditiveHead:
         return not self._unsolved and self._full.rows == self.rows
 
     def _lead_is_due(self) -> bool:
-        counts, before = self.sums.counts, self._lead.counts
-        grown = counts[: len(before)] >= LEAD_GROWTH * before.clamp_min(0.5)
-        return bool(
-            len(counts) > len(before)
-            or grown.any()
-            or self.rows >= LEAD_GROWTH * max(self._lead.rows, 1)
-        )
+        grown = self.rows >= LEAD_GROWTH * max(self._lead.rows, 1)
+        return grown or any_grown(self.sums.counts, self._lead.counts)
 
     def _alive(self) -> Tensor:
         """Rows of labels that can be said: those with rows, and those declared by name."""
@@ -250,12 +255,8 @@ class AdditiveHead:
 
     def _moments(self, alive: Tensor, *, lead: bool) -> Moments:
         moments = self.sums.moments(alive, lead=lead)
-        named = self.names.codes_of(alive, self.sums.projection, dimensions=moments.dimensions)
-        if named is None:
-            return moments
-        codes, weights = named  # float64 [alive, d] and [alive, 1], 0 without a name
-        counts = moments.counts.unsqueeze(1)
-        centres = (counts * moments.means + weights * codes) / (counts + weights).clamp_min(1e-9)
+        projection = self.sums.projection
+        centres = self.names.mixed_codes(alive, moments.means, moments.counts, projection)
         return replace(moments, centres=centres)
 
     def _solve_lead(self, *, then_all: bool = False) -> None:
@@ -299,21 +300,16 @@ class AdditiveHead:
 
     def _assemble(self) -> SolvedAdditive:
         """Put solves, means and calibration together."""
-        known = len(self._lead.counts)
-        counts, full_counts = self._lead.counts, torch.zeros(known, dtype=torch.float64)
-        full_counts[: len(self._full.counts)] = self._full.counts
-        grown = (full_counts < RIPE_ROWS) & (counts >= LEAD_GROWTH * full_counts)
-        fresh = (grown & (counts > full_counts)) | (counts < full_counts)
-        if not self._full.rows:
-            fresh = torch.ones(known, dtype=torch.bool)
+        counts = self._lead.counts
+        known = len(counts)
+        fresh = fresh_labels(counts, self._full.counts if self._full.rows else counts[:0])
         bias = self._chooser.bias(counts, scale=self._calibration.scale)
         constants = torch.full((known,), NEVER)  # of labels that the full solve does not know
         constants[: len(self._full.counts)] = torch.from_numpy(self._full.constants)
         lead = torch.from_numpy(self._lead.constants) if fresh.any() else torch.zeros(0)
         means, centre = self._means(known)
-        young = counts < (RIPE_ROWS if self.solver == "class-balanced" else 0)
-        share = HALF_MEAN_ROWS**2 / (HALF_MEAN_ROWS**2 + counts**2)
         heard = (counts > 0) | self.names.declared(known)
+        heard &= self.solver == "class-balanced"
         return SolvedAdditive(
             labels=tuple(self.labels[:known]),
             calibration=self._calibration,
@@ -324,8 +320,9 @@ class AdditiveHead:
             lead_constants=(lead + bias[: len(lead)]).numpy(),
             fresh=fresh.numpy(),
             means=means.half().numpy(),
-            mean_weights=torch.where(young & heard, share, 0.0).float().numpy(),
+            mean_weights=mean_weights(counts, heard).numpy(),
             centre=centre.float().numpy(),
+            trained=self._trained,
         )
 
     def _means(self, known: int) -> tuple[Tensor, Tensor]:
@@ -346,6 +343,11 @@ class AdditiveHead:
     def solved(self) -> SolvedAdditive:
         """Give the last solve, as it would serve."""
         return self._solved
+
+    def loss(self) -> float | None:
+        """Give the held-out rows' mean negative log-likelihood, nats; None with too few."""
+        several = self.solver == "least-squares"
+        return held_out_loss(self._solved, self._ring, counts=self.sums.counts, several=several)
 
     def blobs(self) -> dict[str, bytes]:
         """Write the last solve as it will serve: `head` and `projection`."""
@@ -380,9 +382,7 @@ class AdditiveHead:
             )
         self.sums = AdditiveSums.restore(arrays, meta["sums"])
         projection = self.sums.projection
-        rows, features = self._ring.features.shape
-        self._ring = ProbeRing(rows=rows, features=features, dimensions=projection.dimensions)
-        self._ring.restore(dict(arrays))
+        self._ring.restore(dict(arrays), dimensions=projection.dimensions)
         self.names.restore(arrays)
         lead_rows, full_rows = meta["block_rows"]
         self._lead = Block.restore(arrays, "lead_", lead_rows)
@@ -396,5 +396,5 @@ class AdditiveHead:
             lead=self._lead.columns if len(solved["lead_constants"]) else Columns.empty(),
             projection=projection,
         )
-        self._calibration = self._solved.calibration
+        self._calibration, self._trained = self._solved.calibration, self._solved.trained
         self._unsolved = bool(meta["unsolved"])

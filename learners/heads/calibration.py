@@ -29,6 +29,7 @@ class Calibration:
         slope: of the largest probability's logit; 1 changes nothing.
         offset: of the largest probability's logit; 0 changes nothing.
         lift: what is added to cosines to means before they lift scores.
+        trust: what a score loses for every logit that trained columns like its label less.
         score_mean: of known inputs' best scores; with their spread, and the cosines' likewise.
         known_quantiles: float32 [QUANTILES], of how known held-out rows look; empty before there
             are any.
@@ -39,6 +40,7 @@ class Calibration:
     slope: float = 1.0
     offset: float = 0.0
     lift: float = 0.0
+    trust: float = 0.0
     score_mean: float = 0.0
     score_spread: float = 1.0
     cosine_mean: float = 0.0
@@ -98,7 +100,7 @@ class Calibration:
     @classmethod
     def restore(cls, known_quantiles: Floats, meta: Mapping[str, Any]) -> Calibration:
         """Take up what `meta` gave."""
-        numbers = {name: float(meta[name]) for name in _NUMBERS}
+        numbers = {name: float(meta[name]) for name in _NUMBERS if name in meta}
         return cls(**numbers, known_quantiles=known_quantiles.astype(np.float32))
 
 
@@ -108,6 +110,7 @@ _NUMBERS = (
     "slope",
     "offset",
     "lift",
+    "trust",
     "score_mean",
     "score_spread",
     "cosine_mean",

@@ -25,11 +25,14 @@ from learners.heads.probes import (
     fit_largest,
     fit_sigmoid,
     fit_softmax,
+    fit_trust,
 )
 from learners.heads.projection import CODE_STEP
+from learners.heads.scoring import indicators, macro_f1, sigmoid, softmax, unit_of
 from learners.heads.solved import SolvedAdditive
 from learners.heads.solves import METHODS, Method
 from learners.heads.sums import Moments
+from learners.heads.young import RIPE_ROWS, fit_lift
 
 Metric = Literal["log-loss", "accuracy", "macro-f1"]
 
@@ -38,10 +41,6 @@ FIRST_STRENGTH = 0.1  # until there are probes: a weak ridge collapses while row
 CHOOSE_GROWTH = 2.0
 CALIBRATE_GROWTH = 1.25
 CHOOSE_PROBES = 512  # the newest of the ring
-RIPE_ROWS = 96  # a label with fewer rows is young: its mean lifts it, and only ridges judge it
-LIFT_SHARE = 0.25  # of the difference between cosines' and scores' best rivals
-LIFT_ROWS = 24  # a label with so many rows shows how cosines and scores compare
-USUAL_LEAD = 0.7  # of a ridge's best score over the mean score
 PRIORS = (0.0, 0.5, 1.0)  # share of the log prior that is added to the logits
 RAREST_SHARE = 0.25  # of the mean count: no label's prior is below it, so that new ones are heard
 
@@ -172,7 +171,7 @@ class Chooser:
         if self.several:
             said = indicators(truths, scores.shape[1])
             scale, offset = fit_sigmoid(scores, said)
-            f1 = best_threshold(_sigmoid(scale * (scores - offset)), said)[1]
+            f1 = best_threshold(sigmoid(scale * (scores - offset)), said)[1]
             return _Trial(strength, f1, np.zeros(1))
         unit = unit_of(scores[:, alive])
         truth = np.array([rows[0] for rows in truths])
@@ -219,15 +218,19 @@ class Chooser:
         plain, cosines = solved.unlifted(ring.codes[places]), solved.cosines(features)
         truth = np.array([labels[0] for labels in truths])
         lift = fit_lift(plain, cosines, truth, counts=counts.numpy())
-        solved = replace(solved, calibration=replace(solved.calibration, lift=lift))
+        solved = replace(solved, calibration=replace(solved.calibration, lift=lift, trust=0.0))
         scores = solved.scores_of(features, ring.codes[places])
+        losses = solved.trained.losses(features, labels=scores.shape[1])
+        trust = fit_trust(scores, losses, truth)
+        solved = replace(solved, calibration=replace(solved.calibration, trust=trust))
+        scores += np.float32(trust) * losses
         grown = 1.0 - solved.mean_weights  # a lifted label has only this much of its bias
         scores -= grown * self.bias(counts, scale=solved.scale).numpy()
         prior = log_prior(counts).numpy() * grown
         fits = [(*fit_softmax(scores, truth, bias=share * prior), share) for share in PRIORS]
         scale, _, self.prior = min(fits, key=lambda fit: fit[1])
         scores = scores + (self.prior / scale * prior).astype(np.float32)
-        slope, offset = fit_largest(_softmax(scale * scores), truth)
+        slope, offset = fit_largest(softmax(scale * scores), truth)
         calibration = replace(solved.calibration, scale=scale, slope=slope, offset=offset)
         return _with_known(calibration, scores, cosines)
 
@@ -242,7 +245,7 @@ class Chooser:
         raw = scores + np.float32(self.offset)
         scale, self.offset = fit_sigmoid(raw, said)
         scores = raw - np.float32(self.offset)
-        threshold, _ = best_threshold(_sigmoid(scale * scores), said)
+        threshold, _ = best_threshold(sigmoid(scale * scores), said)
         calibration = Calibration(scale=scale, threshold=threshold)
         return _with_known(calibration, scores, solved.cosines(features))
 
@@ -280,67 +283,37 @@ def usable(ring: ProbeRing, counts: Tensor) -> list[int]:
     ]
 
 
-def unit_of(scores: Floats) -> float:
-    """Give the factor after which best scores lead mean scores as a ridge's do.
-
-    So scores of any solve can be lifted by cosines.
-
-    Args:
-        scores: float32 [rows, labels].
-    """
-    lead = scores.max(axis=1) - scores.mean(axis=1)
-    return USUAL_LEAD / max(float(lead.mean()), 1e-9) if lead.any() else 1.0
-
-
-def fit_lift(
-    scores: Floats, cosines: Floats, truth: NDArray[np.intp], *, counts: NDArray[np.float64]
-) -> float:
-    """Find what is added to cosines before they lift scores.
-
-    Cosines to wrong labels' means are larger than a solve's scores of wrong labels. Taking all of
-    that away would leave new labels unheard, taking none lets them speak for others' rows.
+def held_out_loss(
+    solved: SolvedAdditive, ring: ProbeRing, *, counts: Tensor, several: bool
+) -> float | None:
+    """Give the mean negative log-likelihood of held-out rows' labels, in nats.
 
     Args:
-        scores: float32 [rows, labels], of the solve.
-        cosines: float32 [rows, labels], to the labels' means.
-        truth: column of each row's label.
-        counts: float64 [labels], rows of each.
+        solved: gives the probabilities.
+        ring: of held-out rows.
+        counts: rows by label.
+        several: rows have any number of labels: the likelihoods of all labels are multiplied.
 
     Returns:
-        Usually below 0; 0 while there are too few rows of known labels.
+        None where there are too few rows.
     """
-    known = np.flatnonzero(counts[truth] >= LIFT_ROWS)
-    if len(known) < MIN_PROBES or scores.shape[1] < 2:
-        return 0.0
-    best = []
-    for values in (scores, cosines):
-        rivals = values[known].copy()
-        rivals[np.arange(len(known)), truth[known]] = NEVER
-        best.append(float(rivals.max(axis=1).mean()))
-    return LIFT_SHARE * (best[0] - best[1])
+    places = usable(ring, counts)
+    if len(places) < MIN_PROBES:
+        return None
+    truths = [ring.label_rows[place] for place in places]
+    logits = solved.scale * solved.scores_of(ring.features[places], ring.codes[places])
+    if several:
+        said = indicators(truths, logits.shape[1])
+        likely = sigmoid(np.where(said, logits, -logits))
+        return float(-np.log(np.maximum(likely, 1e-7)).sum(axis=1).mean())
+    own = solved.correct(softmax(logits))[np.arange(len(truths)), [rows[0] for rows in truths]]
+    return float(-np.log(np.maximum(own, 1e-7)).mean())
 
 
 def log_prior(counts: Tensor) -> Tensor:
     """Give the log of each label's count over the mean count: float64 [labels]."""
     mean = counts.sum() / (counts > 0).sum().clamp_min(1)
     return torch.log((counts / mean.clamp_min(1.0)).clamp_min(RAREST_SHARE))
-
-
-def indicators(truths: Sequence[tuple[int, ...]], labels: int) -> NDArray[np.bool_]:
-    """Mark each row's labels: bool [rows, labels]."""
-    marked = np.zeros((len(truths), labels), dtype=np.bool_)
-    for place, rows in enumerate(truths):
-        marked[place, list(rows)] = True
-    return marked
-
-
-def macro_f1(decided: NDArray[np.intp], truth: NDArray[np.intp]) -> float:
-    """Average the labels' F1, over labels that are true of any row."""
-    scores = []
-    for label in np.unique(truth):
-        hits = int(np.sum((decided == label) & (truth == label)))
-        scores.append(2 * hits / int(np.sum(decided == label) + np.sum(truth == label)))
-    return float(np.mean(scores))
 
 
 def _with_known(calibration: Calibration, scores: Floats, cosines: Floats) -> Calibration:
@@ -354,12 +327,3 @@ def _with_known(calibration: Calibration, scores: Floats, cosines: Floats) -> Ca
     )
     known = np.quantile(placed.known(scores, cosines), np.linspace(0, 1, QUANTILES))
     return replace(placed, known_quantiles=known.astype(np.float32))
-
-
-def _softmax(logits: Floats) -> Floats:
-    raised = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -60, 60))), np.float32)

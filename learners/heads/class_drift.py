@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from learners.heads.base import Arrays, Floats, Meta
 
@@ -33,6 +35,8 @@ ALARM = math.log(1e6)
 WINDOW_ROWS = 20
 SUSPECT_ROWS = 20  # of its own, for which a label stays under suspicion
 COMPARED_ROWS = 6  # newest of them
+CONTRADICTION = 0.3  # cosine by which newest rows are nearer to another label's mean
+UNLIKE = 0.3  # cosine below which newest rows do not look like their label's mean
 
 
 @dataclass(slots=True)
@@ -162,3 +166,17 @@ class ClassDrift:
                 watch.window.append((int(arrays["drift_keys"][place]), row))
             start += int(kept)
             self._labels[int(label)] = watch
+
+
+def unlike(means: Tensor, centre: Tensor, features: Floats, *, row: int) -> bool:
+    """Say whether rows of a label look like another label, or unlike its own mean.
+
+    Args:
+        means: float64 [labels, width], centred, of length 1.
+        centre: float64 [width], that was taken away.
+        features: float32 [rows, width], of the label's newest rows.
+        row: of the label.
+    """
+    newest = torch.from_numpy(features).double().mean(dim=0) - centre
+    cosines = means @ torch.nn.functional.normalize(newest, dim=0)
+    return bool(cosines[row] < max(float(cosines.max()) - CONTRADICTION, UNLIKE))

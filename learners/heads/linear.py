@@ -116,20 +116,27 @@ class LinearHead(nn.Module):
         del features, scores
         return None
 
+    def solved(self) -> SolvedLinear:
+        """Give the head as it is now; later steps do not change it."""
+        known = len(self.labels)
+        return SolvedLinear(
+            tuple(self.labels),
+            self.scale,
+            self.threshold,
+            self.weight[:known].detach().cpu().numpy() * np.float32(FEATURE_SCALE),
+            self.bias[:known].detach().cpu().numpy().copy(),
+        )
+
     def blobs(self) -> dict[str, bytes]:
         """Write `head`: float32 weights [labels, width] and bias [labels]."""
-        known = len(self.labels)
-        arrays = {
-            "weights": self.weight[:known].detach().cpu().numpy() * np.float32(FEATURE_SCALE),
-            "bias": self.bias[:known].detach().cpu().numpy(),
-        }
+        now = self.solved()
         meta = {
             "type": "linear",
-            "labels": list(self.labels),
-            "scale": self.scale,
-            "threshold": self.threshold,
+            "labels": list(now.labels),
+            "scale": now.scale,
+            "threshold": now.threshold,
         }
-        return {"head": pack(arrays, meta)}
+        return {"head": pack({"weights": now.weights, "bias": now.bias}, meta)}
 
 
 @dataclass(frozen=True, slots=True)

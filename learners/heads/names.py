@@ -132,10 +132,28 @@ class LabelNames:
         centred[~heard] = 0.0
         return centred, centre
 
-    def codes_of(
+    def mixed_codes(
+        self, rows: Tensor, means: Tensor, counts: Tensor, projection: Projection
+    ) -> Tensor:
+        """Mix phi of names into means of phi: float64 [labels, dimensions].
+
+        Args:
+            rows: of the labels, int64 [labels].
+            means: float64 [labels, dimensions].
+            counts: float64 [labels].
+            projection: gives phi; more dimensions than the means have are left out.
+        """
+        named = self._codes_of(rows, projection, dimensions=means.shape[1])
+        if named is None:
+            return means
+        codes, weights = named
+        rows_of = counts.unsqueeze(1)
+        return (rows_of * means + weights * codes) / (rows_of + weights).clamp_min(1e-9)
+
+    def _codes_of(
         self, rows: Tensor, projection: Projection, *, dimensions: int
     ) -> tuple[Tensor, Tensor] | None:
-        """Give phi of the names of labels, float64 [labels, dimensions], and their weights.
+        """Give phi of names, float64 [labels, dimensions], and weights, float64 [labels, 1].
 
         Returns:
             None where no label has a name.

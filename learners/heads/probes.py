@@ -15,6 +15,7 @@ from torch import Tensor
 
 from learners.heads.base import Arrays, Floats
 
+TRUSTED = (0.25, 0.5, 0.75, 0.9)  # share of the logits that trained columns may have
 GONE = (2**31 - 1,)  # in place of the labels of a row that is passed over: no head has so many
 MIN_PROBES = 24  # below it a share of correct answers says nothing
 _STEPS = 18  # of a golden section: brings the bracket to 1/5,800 of its width
@@ -86,8 +87,10 @@ class ProbeRing:
             "probe_seen": np.array([self.seen], dtype=np.int64),
         }
 
-    def restore(self, arrays: Arrays) -> None:
-        """Take up what `state` gave."""
+    def restore(self, arrays: Arrays, *, dimensions: int) -> None:
+        """Take up what `state` gave, of codes of a length."""
+        self.features[:], self.keys[:] = 0.0, 0
+        self.codes = torch.zeros(len(self.features), dimensions, dtype=torch.int8)
         lengths = arrays["probe_lengths"].tolist()
         self.features[: len(lengths)] = arrays["probe_features"]
         self.codes[: len(lengths)] = torch.from_numpy(np.array(arrays["probe_codes"]))
@@ -132,6 +135,31 @@ def fit_softmax(
             right = low + _GOLDEN * (high - low)
             at_right = loss(right)
     return float(np.exp(left)), at_left
+
+
+def fit_trust(scores: Floats, losses: Floats, truth: NDArray[np.intp]) -> float:
+    """Find what scores lose for every logit of trained columns' losses.
+
+    Args:
+        scores: float32 [rows, labels], of the sums.
+        losses: float32 [rows, labels], as `TrainedColumns.losses` gives them.
+        truth: column of each row's label.
+
+    Returns:
+        0 or more; 0 where there are no trained columns, or they help nothing.
+    """
+    if not losses.any():
+        return 0.0
+    flat = np.zeros(scores.shape[1])
+    scale, best = fit_softmax(scores, truth, bias=flat)
+    loss_scale, _ = fit_softmax(losses, truth, bias=flat)
+    found = 0.0
+    for share in TRUSTED:
+        trust = share * loss_scale / ((1.0 - share) * scale)
+        _, loss = fit_softmax(scores + np.float32(trust) * losses, truth, bias=flat)
+        if loss < best:
+            best, found = loss, trust
+    return found
 
 
 def fit_largest(probabilities: Floats, truth: NDArray[np.intp]) -> tuple[float, float]:

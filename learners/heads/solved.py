@@ -8,7 +8,7 @@ the bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from learners.heads.base import Arrays, Floats, Meta, pack, unpack
 from learners.heads.calibration import Calibration
 from learners.heads.projection import CODE_STEP, Projection
+from learners.heads.trained import TrainedColumns
 
 _ARRAYS = ("constants", "lead_constants", "fresh", "means", "mean_weights", "centre")
 
@@ -118,6 +119,7 @@ class SolvedAdditive:
     """Linear scores of phi, lifted by nearest means for labels with few rows.
 
     score_c = (1 - v_c) w_c' phi(x) + v_c cos(x - centre, mean_c - centre); v_c = 0 for ripe labels.
+    After a consolidation it loses `calibration.trust` times what `trained` takes away.
 
     Weights of one solve know of each other, so two solves are never mixed in one row: a row that
     the leading features take for a label that changed since the full solve is scored by them alone.
@@ -135,6 +137,7 @@ class SolvedAdditive:
         means: float16 [labels, features], centred means, of length 1 or 0.
         mean_weights: float32 [labels], v_c of each, 0 to 1.
         centre: float32 [features], the mean of the labels' means.
+        trained: by the last consolidation, on this encoder's features.
     """
 
     labels: tuple[str, ...]
@@ -148,6 +151,7 @@ class SolvedAdditive:
     means: NDArray[np.float16]
     mean_weights: Floats
     centre: Floats
+    trained: TrainedColumns = field(default_factory=TrainedColumns.empty)
 
     @property
     def scale(self) -> float:
@@ -169,6 +173,13 @@ class SolvedAdditive:
 
     def scores_of(self, features: Floats, codes: Tensor) -> Floats:
         """Score features whose codes, int8 [rows, d], are known already."""
+        scores = self._summed_scores(features, codes)
+        if self.calibration.trust:
+            trust = np.float32(self.calibration.trust)
+            scores += trust * self.trained.losses(features, labels=len(self.labels))
+        return scores
+
+    def _summed_scores(self, features: Floats, codes: Tensor) -> Floats:
         lift = self.cosines(features) if self.mean_weights.any() else None
         scores = self._lifted(self._full_scores(codes), lift)
         if not len(self.lead_constants):
@@ -218,6 +229,7 @@ class SolvedAdditive:
     def arrays(self) -> Arrays:
         """Everything but the columns, projection, labels and numbers."""
         mine = {name: getattr(self, name) for name in _ARRAYS}
+        mine |= self.trained.arrays()
         return {**mine, "known_quantiles": self.calibration.known_quantiles}
 
     def meta(self) -> Meta:
@@ -255,6 +267,7 @@ class SolvedAdditive:
             projection=projection,
             full=full,
             lead=lead,
+            trained=TrainedColumns.restore(arrays),
             **fields,
         )
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from learners.heads.additive import AdditiveHead
 from learners.heads.base import ServedHead
 from learners.heads.choice import HeadOptions
+from learners.heads.linear import SolvedLinear
 from learners.model import Encoder
 from learners.strategies.base import Arrays, Meta, ReplayedRow, StepOutcome, StrategyConfig
 from learners.strategies.head_update import FrozenFeatures, HeadUpdate
@@ -123,6 +124,8 @@ class TwoSpeed:
         encoder: Encoder,
         rows: Iterable[tuple[str, Label]],
         held_out: Iterable[ReplayedRow],
+        *,
+        classifier: SolvedLinear | None = None,
     ) -> TwoSpeed:
         """Give the same strategy on another encoder, its sums made anew.
 
@@ -130,6 +133,7 @@ class TwoSpeed:
             encoder: of the same architecture, as a consolidation makes it.
             rows: text and canonical label of everything that is to be in the sums.
             held_out: and of everything that the choice and the calibration are made on.
+            classifier: over that encoder's features, which the head may listen to.
 
         Returns:
             A strategy with the same labels in the same rows; this one stays as it is.
@@ -140,6 +144,8 @@ class TwoSpeed:
         other._plugin.probe(held_out)
         other._plugin.renewed = dict(self._plugin.renewed)
         other._head.names.follow(self._head.names)
+        if classifier is not None:
+            other._head.listen(classifier)
         other._head.solve()
         return other
 

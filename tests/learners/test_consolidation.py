@@ -177,7 +177,7 @@ def test_a_part_of_the_encoder_is_trained_given_merged_and_taken_up(
 
 
 def test_what_cannot_be_consolidated_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="blend 0: over 0 to 1"):
+    with pytest.raises(ValueError, match="blend 0: auto, or over 0 to 1"):
         ConsolidationConfig(blend=0)
     with pytest.raises(ValueError, match="would train nothing"):
         ConsolidationConfig(tuning=TuningConfig(method="frozen"))

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.consolidation import ConsolidationConfig
+from learners.consolidation import BLENDS, Blend, ConsolidationConfig
 from learners.gate import GateRules
 from learners.heads.additive import AdditiveHead
 from learners.localmemory import LocalMemory
@@ -321,3 +321,42 @@ def test_a_row_that_memory_gave_up_is_not_taken_out_of_sums_that_never_had_it() 
     expected = Counter(label for _, label in held)
     assert {label: n for label, n in counts.items() if n} == dict(expected)
     assert strategy.additive_head.rows == len(held)
+
+
+def test_held_out_rows_say_how_far_the_encoder_goes() -> None:
+    def consolidated(blend: Blend) -> TwoSpeed:
+        learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+        learner.learn(stream(0, 32))
+        held_out = [row(one, held_out=True) for one in stream(100, 40)]
+        wrong = [replace(one, label=WORDS[n % 4]) for n, one in enumerate(held_out[::3])]
+        memory.offer([row(one) for one in stream(0, 32)] + held_out[1::3] + wrong)
+        config = replace(CONFIG, blend=blend, learning_rate=3e-3)
+        rules = GateRules(margin=2.0, label_loss=2.0, slice_loss=2.0, calibration_loss=2.0)
+        work = SlowHalf(learner, memory, config=config, rules=rules, held_out_rows=50)
+        work.run()
+        assert work.finish().accepted
+        assert isinstance(learner.strategy, TwoSpeed)
+        return learner.strategy
+
+    losses = {blend: consolidated(blend).additive_head.loss() for blend in (*BLENDS, "auto")}
+    assert None not in losses.values()
+    tried = [losses[blend] for blend in BLENDS]
+    assert len(set(tried)) == len(BLENDS)
+    assert losses["auto"] == min(loss for loss in tried if loss is not None)
+
+
+def test_of_a_large_memory_only_some_rows_tell_but_all_are_summed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("learners.slow.TRIED_ROWS", 10)
+    learner, memory = small_learner("two-speed", held_out_share=0.0), LocalMemory()
+    learner.learn(stream(0, 32))
+    memory.offer([row(one) for one in stream(0, 32)])
+    memory.offer([row(one, held_out=True) for one in stream(100, 40)])
+    work = begin(learner, memory)
+    work.run()
+    assert work.finish().accepted
+    assert_like(
+        sums(learner),
+        made_anew(learner, [(one.text or "", str(one.label)) for one in stream(0, 32)]),
+    )
