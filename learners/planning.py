@@ -13,10 +13,12 @@ from math import inf
 BATCH_TOKENS = 24
 
 
-def plan(lengths: Sequence[int], max_rows: int, max_tokens: int) -> list[list[int]]:
+def plan(
+    lengths: Sequence[int], max_rows: int, max_tokens: int, *, batch_tokens: int = BATCH_TOKENS
+) -> list[list[int]]:
     """Group rows of similar length into batches, shortest first, so that they cost least in all.
 
-    A batch costs its rows times its longest row, once it is padded, and `BATCH_TOKENS` more. Rows
+    A batch costs its rows times its longest row, once it is padded, and `batch_tokens` more. Rows
     of the same length are parted only where a batch would be too large. A row longer than
     `max_tokens` goes alone.
 
@@ -24,6 +26,7 @@ def plan(lengths: Sequence[int], max_rows: int, max_tokens: int) -> list[list[in
         lengths: tokens of each row, at least 0.
         max_rows: rows of a batch, at most; at least 1.
         max_tokens: padded tokens of a batch, at most; at least 1.
+        batch_tokens: what a batch costs beside its tokens, in tokens.
 
     Returns:
         Indices into `lengths`, each exactly once; equal lengths keep their order.
@@ -47,7 +50,7 @@ def plan(lengths: Sequence[int], max_rows: int, max_tokens: int) -> list[list[in
         rows, best, start = 0, inf, end
         for first in range(end - 1, -1, -1):
             rows += runs[first][1]
-            cost = least[first] + rows * length + BATCH_TOKENS * -(-rows // fits)
+            cost = least[first] + rows * length + batch_tokens * -(-rows // fits)
             if cost < best:
                 best, start = cost, first
         least.append(best)

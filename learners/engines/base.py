@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learners.batch import collate
-from learners.planning import plan
+from learners.planning import BATCH_TOKENS, plan
 
 EngineName = Literal["torch", "torch-compiled", "cuda-graphs", "openvino"]
 Precision = Literal["fp32", "bf16", "int8-weights", "int8"]
@@ -44,10 +44,12 @@ class Shape:
     Attributes:
         rows: at most.
         tokens: at most, padding included; one row may have more.
+        batch_tokens: what a micro-batch costs beside its tokens, in tokens.
     """
 
     rows: int
     tokens: int
+    batch_tokens: int = BATCH_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def micro_batches(lengths: Sequence[int], *, shape: Shape) -> list[list[int]]:
         >>> micro_batches([9, 2, 3, 2], shape=Shape(rows=2, tokens=16))
         [[1, 3], [2], [0]]
     """
-    return plan(lengths, shape.rows, shape.tokens)
+    return plan(lengths, shape.rows, shape.tokens, batch_tokens=shape.batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ from schemas.errors import EncoderError
 # Rows and tokens are what was fastest on one core (benchmarks/RESULTS.md): larger batches leave the
 # processor's caches.
 CPU_SHAPE = Shape(rows=32, tokens=8_192)
-GPU_SHAPE = Shape(rows=512, tokens=65_536)
+# A pass starts a hundred kernels, one after the other, in which time a GPU computes some thousand
+# tokens: an estimate, to be measured (benchmarks/gpu.py).
+GPU_SHAPE = Shape(rows=512, tokens=65_536, batch_tokens=2_048)
 
 
 def choose_device(name: str) -> torch.device:

@@ -133,5 +133,5 @@ def graphs_engine(module: nn.Module, *, precision: str, device: torch.device) ->
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise EncoderError(f"this encoder's pass cannot be recorded: {reason}") from error
-    shape = Shape(rows=ROWS[-1], tokens=GPU_SHAPE.tokens)
+    shape = Shape(ROWS[-1], GPU_SHAPE.tokens, batch_tokens=GPU_SHAPE.batch_tokens)
     return Engine("cuda-graphs", "bf16", recordings.run, shape)

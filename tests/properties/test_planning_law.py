@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from learners.planning import BATCH_TOKENS, plan
 
 
-def cost(lengths: list[int], batches: list[list[int]]) -> int:
+def cost(lengths: list[int], batches: list[list[int]], each: int = BATCH_TOKENS) -> int:
     """Give what a plan costs, in tokens."""
-    return sum(len(b) * max(lengths[row] for row in b) + BATCH_TOKENS for b in batches)
+    return sum(len(b) * max(lengths[row] for row in b) + each for b in batches)
 
 
 def greedy(lengths: list[int], max_rows: int, max_tokens: int) -> list[list[int]]:
@@ -42,17 +42,17 @@ def test_a_plan_holds_every_row_once_within_its_bounds(
     assert order == sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
 
 
-@given(lengths=st.lists(st.integers(1, 130), min_size=1, max_size=64))
+@given(lengths=st.lists(st.integers(1, 130), min_size=1, max_size=64), each=st.integers(0, 3_000))
 def test_where_one_batch_could_hold_all_no_other_plan_of_sorted_rows_is_cheaper(
-    lengths: list[int],
+    lengths: list[int], each: int
 ) -> None:
     # Bounds do not bind, so the cheapest plan is a matter of where sorted rows are parted.
-    batches = plan(lengths, len(lengths), len(lengths) * 130)
+    batches = plan(lengths, len(lengths), len(lengths) * 130, batch_tokens=each)
     rows = sorted(lengths)
     least = [0]
     for end in range(1, len(rows) + 1):
-        least.append(min(least[s] + (end - s) * rows[end - 1] + BATCH_TOKENS for s in range(end)))
-    assert cost(lengths, batches) == least[-1]
+        least.append(min(least[s] + (end - s) * rows[end - 1] + each for s in range(end)))
+    assert cost(lengths, batches, each) == least[-1]
 
 
 @given(lengths=st.lists(st.integers(1, 130), min_size=1, max_size=200))
