@@ -17,7 +17,7 @@ from learners.engines.base import Engine, Floats, Shape
 from learners.engines.eager import GPU_SHAPE, at_precision, longest_text
 from schemas.errors import EncoderError
 
-ROWS = (1, 8, 32, 128, 512)
+ROWS = (1, 8, 16, 32, 64, 128, 256, 512)  # 64 are a full pass of `serve` by default
 TOKENS = (16, 32, 64, 128)
 WARM_UPS = 3  # passes before a recording: libraries allocate and choose their kernels in these
 _ONE_RECORDS = threading.Lock()  # in a process; another release's engine may be made meanwhile
@@ -106,7 +106,7 @@ def padded_shape(rows: int, tokens: int, *, longest: int = 0) -> tuple[int, int]
 
     Example:
         >>> padded_shape(9, 17), padded_shape(1, 129), padded_shape(9, 17, longest=20)
-        ((32, 32), None, (32, 20))
+        ((16, 32), None, (16, 20))
     """
     holds_rows = [n for n in ROWS if n >= rows]
     holds_tokens = [min(n, longest or n) for n in TOKENS if min(n, longest or n) >= tokens]
