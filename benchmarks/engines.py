@@ -138,11 +138,12 @@ def _make(
         except EncoderError as error:
             failed[pair] = str(error)
     tokens = encoder.tokenize([row.text for row in train[:CALIBRATING]])
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            made[CALIBRATED] = maker.calibrate(tokens, folder=Path(folder))
-        except EncoderError as error:
-            failed[CALIBRATED] = str(error)
+    for pair in CALIBRATED:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                made[pair] = maker.calibrate(pair, tokens, folder=Path(folder))
+            except EncoderError as error:
+                failed[pair] = str(error)
     return made, failed
 
 
@@ -202,18 +203,29 @@ def _mixed(
     made: Mapping[Pair, Engine], encoder: Encoder, train: Sequence[Row], answers: Answers
 ) -> dict[str, float]:
     """Say what it costs that sums come from other features than answers do."""
-    if CALIBRATED not in made:
-        return {}
+    return {
+        f"sums {words}, {' '.join(pair)} serves": accuracy
+        for pair in CALIBRATED
+        if pair in made
+        for words, accuracy in _mixed_with(made, pair, encoder, train, answers).items()
+    }
+
+
+def _mixed_with(
+    made: Mapping[Pair, Engine],
+    pair: Pair,
+    encoder: Encoder,
+    train: Sequence[Row],
+    answers: Answers,
+) -> dict[str, float]:
     tokens = encoder.tokenize([row.text for row in train])
     exact = features(made[REFERENCE], tokens[::2], width=encoder.width)
-    coarse = features(made[CALIBRATED], tokens, width=encoder.width)
+    coarse = features(made[pair], tokens, width=encoder.width)
     half = coarse.copy()
     half[::2] = exact
-    serving = features(made[CALIBRATED], answers.token_ids, width=encoder.width)
+    serving = features(made[pair], answers.token_ids, width=encoder.width)
     return {
-        f"sums {words}, int8 serves": replace(
-            answers, head=_taught(encoder, train, found)
-        ).accuracy(serving)
+        words: replace(answers, head=_taught(encoder, train, found)).accuracy(serving)
         for words, found in {"of int8": coarse, "half fp32, half int8": half}.items()
     }
 

@@ -92,7 +92,8 @@ class EncoderModule(nn.Module):
         if self.prompt is not None:
             backbone: Any = self.backbone
             words = backbone.get_input_embeddings()(ids)  # [rows, tokens, embedding]
-            prompt = self.prompt.expand(len(ids), -1, -1)
+            # Not len(ids): tracing would take it for a constant, two rows for ever.
+            prompt = self.prompt.expand(ids.shape[0], -1, -1)
             given = {"inputs_embeds": torch.cat([prompt, words], dim=1)}
         if self.prefix is not None:
             given["past_key_values"] = LayerPrefix(self.prefix)
@@ -127,7 +128,7 @@ class LayerPrefix:
             values: the same shape.
             layer: which one asks.
         """
-        both = self._prefix[layer].unsqueeze(1).expand(-1, len(keys), -1, -1, -1)
+        both = self._prefix[layer].unsqueeze(1).expand(-1, keys.shape[0], -1, -1, -1)
         return torch.cat([both[0], keys], dim=2), torch.cat([both[1], values], dim=2)
 
 

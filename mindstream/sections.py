@@ -19,6 +19,7 @@ ENGINE_PRECISIONS = {
     "torch-compiled": ("fp32", "bf16"),
     "cuda-graphs": ("bf16",),
     "openvino": ("fp32", "bf16", "int8-weights", "int8"),
+    "onnxruntime": ("fp32", "int8"),
 }
 _BROKER = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+):(\d{1,5})$")
 _LOOKS_LIKE_A_PATH = re.compile(r"^[/.~]|\\|/$|/.*/")  # a name on the hub has one / at most
@@ -161,9 +162,11 @@ class ModelSettings(Section):
         pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$",
         description="auto, cpu, cuda, cuda:1, mps",
     )
-    engine: Literal["auto", "torch", "torch-compiled", "cuda-graphs", "openvino"] = Field(
-        "auto",
-        description="what computes in serve; auto measures at start, and once texts have come",
+    engine: Literal["auto", "torch", "torch-compiled", "cuda-graphs", "openvino", "onnxruntime"] = (
+        Field(
+            "auto",
+            description="what computes in serve; auto measures at start, and once texts have come",
+        )
     )
     precision: Literal["auto", "fp32", "bf16", "int8-weights", "int8"] = Field(
         "auto",

@@ -4,6 +4,7 @@
     eager       torch as it is, in fp32 or bf16, or compiled by it
     graphs      CUDA graphs of fixed shapes
     vino        OpenVINO: fp32, bf16, 8-bit weights, calibrated 8-bit
+    ort         ONNX Runtime: fp32, calibrated 8-bit
     calibrating the process that turns texts into a calibrated 8-bit model
     checks      does an engine still say what torch in fp32 says
     choosing    which of those that do is fastest, by processor time

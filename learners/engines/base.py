@@ -5,7 +5,7 @@ Owns names, micro-batches and reports; must not know any library that computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,19 +17,31 @@ from torch import Tensor
 from learners.batch import collate
 from learners.planning import BATCH_TOKENS, plan
 
-EngineName = Literal["torch", "torch-compiled", "cuda-graphs", "openvino"]
+EngineName = Literal["torch", "torch-compiled", "cuda-graphs", "openvino", "onnxruntime"]
 Precision = Literal["fp32", "bf16", "int8-weights", "int8"]
 Floats = NDArray[np.float32]
 Pair = tuple[EngineName, Precision]
 
-ENGINES: tuple[EngineName, ...] = ("torch", "torch-compiled", "cuda-graphs", "openvino")
+ENGINES: tuple[EngineName, ...] = (
+    "torch",
+    "torch-compiled",
+    "cuda-graphs",
+    "openvino",
+    "onnxruntime",
+)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8-weights", "int8")
 REFERENCE: Pair = ("torch", "fp32")
-CALIBRATED: Pair = ("openvino", "int8")
+# Made of texts; until then, what computes where nothing else is allowed.
+CALIBRATED: tuple[Pair, ...] = (("openvino", "int8"), ("onnxruntime", "int8"))
+STAND_INS: Mapping[Pair, Pair] = {
+    ("openvino", "int8"): ("openvino", "int8-weights"),
+    ("onnxruntime", "int8"): ("onnxruntime", "fp32"),
+}
 DATA_FREE: tuple[Pair, ...] = (
     REFERENCE,
     ("torch", "bf16"),
     ("openvino", "fp32"),
+    ("onnxruntime", "fp32"),
     ("openvino", "bf16"),
     ("openvino", "int8-weights"),
 )

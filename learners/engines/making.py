@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from learners.engines import calibrating, vino
+from learners.engines import calibrating, ort, vino
 from learners.engines.base import (
     CALIBRATED,
     DATA_FREE,
@@ -45,7 +45,23 @@ PAIRS: Mapping[EngineName, tuple[Precision, ...]] = {
     "torch-compiled": ("fp32", "bf16"),
     "cuda-graphs": ("bf16",),
     "openvino": ("fp32", "bf16", "int8-weights", "int8"),
+    "onnxruntime": ("fp32", "int8"),
 }
+
+
+class Library(Protocol):
+    """What a module of a library that is calibrated has."""
+
+    FILES: tuple[str, ...]  # of a calibrated engine
+
+    def machine(self) -> str:
+        """Say what an engine was built for, and the versions that built it."""
+
+    def calibrated_engine(self, folder: Path, *, threads: int) -> Engine:
+        """Make the engine of a folder with `FILES`."""
+
+
+LIBRARIES: Mapping[str, Library] = {"openvino": vino, "onnxruntime": ort}
 KEPT = 4  # 23 MB each for the default encoder; every consolidation makes another
 CALIBRATION_TIMEOUT_S = 900.0  # 8 seconds of one core for the default encoder
 
@@ -103,9 +119,9 @@ def wanted(options: EngineOptions, *, device: torch.device) -> tuple[Pair, ...]:
     if options.precision in PAIRS["torch"]:
         return (("torch", options.precision),)
     if options.precision != "auto":
-        return (("openvino", options.precision),)
+        return tuple(pair for pair in (*DATA_FREE, *CALIBRATED) if pair[1] == options.precision)
     if device.type == "cpu":
-        return (*DATA_FREE, CALIBRATED)
+        return (*DATA_FREE, *CALIBRATED)
     return ON_A_GPU if device.type == "cuda" else ELSEWHERE
 
 
@@ -133,12 +149,13 @@ class Maker:
             EncoderError: it cannot be made here, in words for the choice.
         """
         name, precision = pair
+        threads = torch.get_num_threads()
+        if name in LIBRARIES and self._device.type != "cpu":
+            raise EncoderError(f"{name} computes on the processor, not on {self._device}")
         if name == "openvino":
-            if self._device.type != "cpu":
-                raise EncoderError(f"openvino computes on the processor, not on {self._device}")
-            return vino.vino_engine(
-                self._converted, precision=precision, threads=torch.get_num_threads()
-            )
+            return vino.vino_engine(self._converted, precision=precision, threads=threads)
+        if name == "onnxruntime":
+            return ort.ort_engine(self._plain(), threads=threads)
         makers: dict[EngineName, Callable[..., Engine]] = {
             "torch": torch_engine,
             "torch-compiled": compiled_engine,
@@ -147,29 +164,34 @@ class Maker:
         module = self._module if pair == REFERENCE else self._plain()
         return makers[name](module, precision=precision, device=self._device)
 
-    def calibrate(self, token_ids: Sequence[Sequence[int]], *, folder: Path) -> Engine:
-        """Make the calibrated engine, in a process of low priority.
+    def calibrate(self, pair: Pair, token_ids: Sequence[Sequence[int]], *, folder: Path) -> Engine:
+        """Make a calibrated engine, in a process of low priority.
 
         Args:
+            pair: which one.
             token_ids: of some hundred texts such as will come.
-            folder: an empty one, for the graphs; `int8.xml` stays in it.
+            folder: an empty one, for the graphs; the library's `FILES` stay in it.
 
         Returns:
             The engine. An EncoderError says why there is none.
         """
-        ov, _ = vino.library(), vino.compressor()
-        ov.save_model(self._converted.model, folder / "fp32.xml", compress_to_fp16=False)
+        if pair[0] == "onnxruntime":
+            ort.export(self._plain(), folder / "fp32.onnx")
+        else:
+            ov, _ = vino.library(), vino.compressor()
+            ov.save_model(self._converted.model, folder / "fp32.xml", compress_to_fp16=False)
         rows = [ids for ids in token_ids if ids]
         np.savez(
             folder / "tokens.npz",
             ids=np.concatenate([np.array(ids, dtype=np.int64) for ids in rows]),
             lengths=np.array([len(ids) for ids in rows]),
         )
-        _run(folder)
-        return vino.calibrated_engine(folder / "int8.xml", threads=torch.get_num_threads())
+        library = LIBRARIES[pair[0]]
+        _run(folder, makes=library.FILES[0])
+        return library.calibrated_engine(folder, threads=torch.get_num_threads())
 
 
-def _run(folder: Path) -> None:
+def _run(folder: Path, *, makes: str) -> None:
     """Run `learners.engines.calibrating` on a folder.
 
     Raises:
@@ -182,7 +204,7 @@ def _run(folder: Path) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise EncoderError(f"calibration did not end within {CALIBRATION_TIMEOUT_S:g} s") from error
-    if done.returncode != 0 or not (folder / "int8.xml").is_file():
+    if done.returncode != 0 or not (folder / makes).is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise EncoderError(f"calibration failed: {said[-1] if said else done.returncode}")
 
@@ -211,11 +233,12 @@ class KeptEngines:
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
             parts = Path(temporary)
-            for name in ("int8.xml", "int8.bin"):
+            library = LIBRARIES[candidate.engine]
+            for name in library.FILES:
                 shutil.copyfile(built / name, parts / name)
             about = {
-                "machine": vino.machine(),
-                "sha256": _digest(parts),
+                "machine": library.machine(),
+                "sha256": _digest(parts, library.FILES),
                 "candidate": asdict(candidate),
             }
             (parts / "about.json").write_text(json.dumps(about), encoding="utf-8")
@@ -234,11 +257,14 @@ class KeptEngines:
         folder = self._path(space_id)
         try:
             about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-            if about["machine"] != vino.machine() or about["sha256"] != _digest(folder):
-                return None
             candidate = Candidate(**about["candidate"])
-            threads = torch.get_num_threads()
-            return vino.calibrated_engine(folder / "int8.xml", threads=threads), candidate
+            library = LIBRARIES[candidate.engine]
+            if about["machine"] != library.machine():
+                return None
+            if about["sha256"] != _digest(folder, library.FILES):
+                return None
+            engine = library.calibrated_engine(folder, threads=torch.get_num_threads())
+            return engine, candidate
         except (OSError, ValueError, KeyError, TypeError, EncoderError):
             return None  # none, or one that was half written: it will be made again
 
@@ -250,6 +276,6 @@ def _age(file: Path) -> float:
     return -file.stat().st_mtime
 
 
-def _digest(folder: Path) -> str:
-    parts = (folder / "int8.xml", folder / "int8.bin")
+def _digest(folder: Path, files: Sequence[str]) -> str:
+    parts = (folder / name for name in files)
     return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()

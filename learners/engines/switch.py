@@ -24,6 +24,7 @@ from torch import nn
 from learners.engines.base import (
     CALIBRATED,
     REFERENCE,
+    STAND_INS,
     Candidate,
     Engine,
     EngineChoice,
@@ -110,9 +111,8 @@ class EngineSwitch:
     @property
     def wants_calibration(self) -> bool:
         """Whether texts of the stream could still bring a faster engine."""
-        allowed = CALIBRATED in wanted(self._options, device=self._source.device)
-        done = self._running.engine.pair == CALIBRATED or self._tried == self.stamp()
-        return allowed and self._source.device.type == "cpu" and not done
+        done = self._running.engine.pair in CALIBRATED or self._tried == self.stamp()
+        return bool(self._calibratable()) and self._source.device.type == "cpu" and not done
 
     def stamp(self) -> int:
         """Tell weights apart."""
@@ -131,7 +131,7 @@ class EngineSwitch:
         return features(running.engine, token_ids, width=self._source.width)
 
     def calibrate(self, token_ids: Tokens, labelled: Labelled | None = None) -> EngineChoice:
-        """Make the calibrated engine of texts, and let it compute if it is good and fast enough.
+        """Make calibrated engines of texts, and let one compute if it is good and fast enough.
 
         Takes processor time of a process of low priority, some ten seconds; what computes now goes
         on until the end. The engine that computes now is judged on the same texts: if it fails
@@ -182,10 +182,13 @@ class EngineSwitch:
         now = self._running.engine
         made.setdefault(now.pair, now)
         failed: list[Candidate] = []
-        try:
-            made[CALIBRATED] = maker.calibrate(calibrating[:CALIBRATION_TEXTS], folder=folder)
-        except EncoderError as error:
-            failed.append(Candidate(*CALIBRATED, rejected=str(error)))
+        for pair in self._calibratable():
+            built = folder / pair[0]
+            built.mkdir()
+            try:
+                made[pair] = maker.calibrate(pair, calibrating[:CALIBRATION_TEXTS], folder=built)
+            except EncoderError as error:
+                failed.append(Candidate(*pair, rejected=str(error)))
         probes = make_probes(made[REFERENCE], judging, width=self._source.width, labelled=labelled)
         running = self._compete(made, probes, failed)
         choice = self._running.choice.joined_with(running.choice)
@@ -193,12 +196,27 @@ class EngineSwitch:
             if self.stamp() != before:
                 return  # trained meanwhile: what was made is of weights that are gone
             self._running = replace(running, choice=choice)
-        found = choice.of(CALIBRATED)
-        if self._options.folder is not None and found is not None and not found.rejected:
-            try:
-                KeptEngines(self._options.folder).keep(self._source.space_id(), folder, found)
-            except OSError as error:  # it computes all the same, and is made again at a start
-                log.warning("the calibrated engine cannot be kept: %s", error)
+        self._keep(choice, folder)
+
+    def _keep(self, choice: EngineChoice, folder: Path) -> None:
+        """Keep the best calibrated engine of a choice, where there is one that may serve."""
+        made = [choice.of(pair) for pair in self._calibratable()]
+        sound = [one for one in made if one is not None and not one.rejected]
+        if self._options.folder is None or not sound:
+            return
+        chosen = [one for one in sound if one == choice.chosen]
+        best = chosen[0] if chosen else max(sound, key=lambda one: one.texts_per_s or 0.0)
+        try:
+            KeptEngines(self._options.folder).keep(
+                self._source.space_id(), folder / best.engine, best
+            )
+        except OSError as error:  # it computes all the same, and is made again at a start
+            log.warning("the calibrated engine cannot be kept: %s", error)
+
+    def _calibratable(self) -> list[Pair]:
+        """Give the pairs that the settings allow and texts can make."""
+        pairs = wanted(self._options, device=self._source.device)
+        return [pair for pair in CALIBRATED if pair in pairs]
 
     def _choose(self) -> Running:
         """Choose among what needs no texts, and what was calibrated at an earlier start."""
@@ -209,9 +227,9 @@ class EngineSwitch:
             return self._given(maker, pairs[0])
         made = {REFERENCE: maker.make(REFERENCE)}
         failed: list[Candidate] = []
-        kept = self._kept() if CALIBRATED in pairs else None
+        kept = self._kept() if self._calibratable() else None
         if kept is not None:
-            made[CALIBRATED] = kept[0]
+            made[kept[0].pair] = kept[0]
             pairs = tuple(pair for pair in pairs if pair[0] == "torch")
         for pair in self._data_free(pairs):
             try:
@@ -222,9 +240,9 @@ class EngineSwitch:
         return self._compete(made, probes, failed, known=kept and kept[1])
 
     def _data_free(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Give what is tried without texts; for the calibrated engine, its like."""
-        free = [pair for pair in pairs if pair != CALIBRATED]
-        return free or [("openvino", "int8-weights")]
+        """Give what is tried without texts; for calibrated engines alone, their stand-ins."""
+        free = [pair for pair in pairs if pair not in CALIBRATED]
+        return free or [STAND_INS[pair] for pair in pairs]
 
     def _given(self, maker: Maker, pair: Pair) -> Running:
         engine = maker.make(pair)
@@ -244,12 +262,12 @@ class EngineSwitch:
             made: engines by pair, torch in fp32 first.
             probes: to check them on.
             failed: those that could not be made.
-            known: what was found of the calibrated one on texts of the stream, at an earlier start.
+            known: what was found of a calibrated one on texts of the stream, at an earlier start.
         """
         bound = self._options.max_accuracy_loss
         found = {
             pair: known
-            if known is not None and pair == CALIBRATED
+            if known is not None and pair == (known.engine, known.precision)
             else check(engine, probes, max_accuracy_loss=bound)
             for pair, engine in made.items()
         }
@@ -265,7 +283,7 @@ class EngineSwitch:
         ]
         allowed = set(wanted(self._options, device=self._source.device))
         free = {pair: speed for pair, speed in speeds.items() if pair in allowed}
-        if CALIBRATED in allowed and not free:  # it alone was asked for: else its like
+        if self._calibratable() and not free:  # they alone were asked for: else stand-ins
             free = {pair: speed for pair, speed in speeds.items() if pair != REFERENCE}
         pair = fastest(free)
         choice = EngineChoice(
@@ -279,7 +297,8 @@ class EngineSwitch:
     def _kept(self) -> tuple[Engine, Candidate] | None:
         if self._options.folder is None:
             return None
-        return KeptEngines(self._options.folder).find(self._source.space_id())
+        kept = KeptEngines(self._options.folder).find(self._source.space_id())
+        return kept if kept is not None and kept[0].pair in self._calibratable() else None
 
     def _maker(self) -> Maker:
         """Give the maker for the weights as they are; what it converted is kept for calibration."""

@@ -31,6 +31,7 @@ SHAPE = Shape(rows=32, tokens=1_024)
 # Batches are padded to these: every new shape has kernels made for it, which takes time and memory.
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 STEPS = ((24, 2), (64, 4), (10**9, 8))  # up to so many tokens, to a multiple of
+FILES: tuple[str, ...] = ("int8.xml", "int8.bin")  # of a calibrated graph
 LONGEST = ["mindstream", "longest"]  # where a graph says how many tokens a text may have
 INSTALL = "pip install openvino nncf"
 # What conversion sees; of two lengths, so that the mask is kept as a mask.
@@ -173,11 +174,11 @@ def vino_engine(converted: Converted, *, precision: Precision, threads: int) -> 
     return compiled(model, precision=precision, threads=threads)
 
 
-def calibrated_engine(path: Path, *, threads: int) -> Engine:
+def calibrated_engine(folder: Path, *, threads: int) -> Engine:
     """Compute by an 8-bit graph that `learners.engines.calibrating` wrote.
 
     Args:
-        path: of its .xml; its .bin lies beside.
+        folder: with `FILES`.
         threads: of the processor.
 
     Raises:
@@ -185,9 +186,9 @@ def calibrated_engine(path: Path, *, threads: int) -> Engine:
     """
     ov = library()
     try:
-        model = _core().read_model(path)
+        model = _core().read_model(folder / FILES[0])
     except (RuntimeError, ov.Exception) as error:
-        raise EncoderError(f"{path} cannot be read: {_first(error)}") from error
+        raise EncoderError(f"{folder / FILES[0]} cannot be read: {_first(error)}") from error
     return compiled(model, precision="int8", threads=threads)
 
 
