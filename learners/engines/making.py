@@ -62,7 +62,7 @@ class Library(Protocol):
 
 
 LIBRARIES: Mapping[str, Library] = {"openvino": vino, "onnxruntime": ort}
-KEPT = 4  # 23 MB each for the default encoder; every consolidation makes another
+KEPT = 4  # 23 or 59 MB each for the default encoder; every consolidation makes another
 CALIBRATION_TIMEOUT_S = 900.0  # 8 seconds of one core for the default encoder
 
 
