@@ -357,4 +357,4 @@ class Learner:
     def _summed(self, rows: Sequence[ReplayRow], strategy: TwoSpeed) -> list[ReplayRow]:
         """Leave out what is not in the sums: held-out rows, and those of a former meaning."""
         there = {row.id for row in summed_rows(list(self.memory.rows()), strategy.renewed_rows())}
-        return [row for row in rows if row.id in there and strategy.summed.has(row.id)]
+        return [row for row in rows if row.id in there and strategy.summed.has(row.id, row.label)]

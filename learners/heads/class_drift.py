@@ -61,6 +61,10 @@ class _Watch:
         """Give up to so many of the newest feature rows, 1 or more: float32 [rows, features]."""
         return np.stack([features for _, features in list(self.window)[-rows:]])
 
+    def keys(self, rows: int) -> list[int]:
+        """Give the keys of the same rows."""
+        return [key for key, _ in list(self.window)[-rows:]]
+
 
 class ClassDrift:
     """Watches every label of one head.
@@ -88,6 +92,10 @@ class ClassDrift:
         if label not in self._suspects or watch is None or len(watch.window) < COMPARED_ROWS:
             return None
         return watch.newest(COMPARED_ROWS)
+
+    def keys(self, label: int, rows: int) -> list[int]:
+        """Give the keys of so many of a label's newest rows."""
+        return self._labels[label].keys(rows)
 
     def restart(self, label: int) -> None:
         """Watch a label anew: it was found changed."""

@@ -167,7 +167,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
             self.head.name(row, name, declared=declared)
 
     def _take_back(self, features: npt.NDArray[np.float32], batch: MicroBatch) -> None:
-        corrected = self.summed.corrected(batch.ids, batch.previous, batch.held_out)
+        corrected = self.summed.corrected(batch.ids, batch.previous, batch.held_out, batch.labels)
         if corrected:
             old_rows = [self._rows(batch.previous[i]) for i in corrected]
             self.head.add(features[corrected], old_rows, sign=-1)
@@ -198,7 +198,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
                 changed = self.drift.suspicious(label)
             if changed is not None and self.head.contradicts(label, changed):
                 self._suspect_others(label, changed)
-                self.renew(label, changed)
+                self.renew(label, changed, keys=self.drift.keys(label, len(changed)))
                 self.drift.restart(label)
 
     def _suspect_others(self, label: int, features: npt.NDArray[np.float32]) -> None:
@@ -208,10 +208,19 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         if len(others):
             self.drift.suspect(int(np.bincount(others).argmax()))
 
-    def renew(self, label: int, features: npt.NDArray[np.float32]) -> None:
-        """Let a row of the head mean only its newest rows, float32 [rows, width], all in sums."""
+    def renew(
+        self, label: int, features: npt.NDArray[np.float32], *, keys: Sequence[int] = ()
+    ) -> None:
+        """Let a row of the head mean only its newest rows, with keys, all of them in the sums.
+
+        Args:
+            label: the row.
+            features: float32 [rows, width], of its newest rows.
+            keys: theirs.
+        """
         text = self.head.labels[label]
         self.renewed[text] = self.renewed.get(text, 0) + 1
+        self.summed.renew(text, keys)
         self.head.renew(label, features)
 
 

@@ -3,6 +3,8 @@
 Owns ids as 64-bit hashes; must not know sums, texts or labels. Sums that were never made anew hold
 every row that was learned, but for those taken out since. Sums that a consolidation made anew hold
 what memory held then, and what was learned since: a row that memory had given up is not in them.
+And what a label means since its meaning was found changed is its rows since then: an older one is
+not in its sum any more.
 
 Bounded: of rows learned since the sums were made anew the newest `ROWS` are known, and of rows that
 were taken out. One that is not known is taken for one that is not there: to leave one row among so
@@ -23,6 +25,7 @@ from torch import Tensor
 from learners.strategies.base import Arrays, Meta
 
 ROWS = 262_144
+MEANT_ROWS = 8_192  # newest rows that are known of a label whose meaning changed
 NOBODY = 0  # no id has this key
 
 
@@ -96,14 +99,24 @@ class SummedRows:
         self._rows = rows
         self._first: NDArray[np.int64] | None = None  # sorted; None: all that ever was learned
         self._since, self._gone = KeyRing(rows), KeyRing(rows)
+        self._meant: dict[str, KeyRing] = {}
 
     def made_of(self, ids: Iterable[str]) -> None:
         """Begin again: the sums were made anew, of these rows alone."""
         self._first = np.sort(np.array([key_of(id_) for id_ in ids], dtype=np.int64))
         self._since, self._gone = KeyRing(self._rows), KeyRing(self._rows)
+        self._meant.clear()
 
-    def add(self, id_: str) -> None:
-        """A row was added."""
+    def renew(self, label: str, keys: Iterable[int]) -> None:
+        """A label means only the rows with these keys, and those that come."""
+        self._meant[label] = KeyRing(MEANT_ROWS)
+        for key in keys:
+            self._meant[label].add(key)
+
+    def add(self, id_: str, label: object = None) -> None:
+        """A row was added, under a label."""
+        if isinstance(label, str) and label in self._meant:
+            self._meant[label].add(key_of(id_))
         if self._first is None and not self._gone.total:
             return  # all there are
         key = key_of(id_)
@@ -116,12 +129,16 @@ class SummedRows:
         """A row was taken out."""
         key = key_of(id_)
         self._since.drop(key)
+        for ring in self._meant.values():
+            ring.drop(key)
         self._gone.add(key)
 
-    def has(self, id_: str) -> bool:
-        """Say whether a row can be taken out."""
+    def has(self, id_: str, label: object = None) -> bool:
+        """Say whether a row can be taken out of what a label means."""
         key = key_of(id_)
         if key in self._gone:
+            return False
+        if isinstance(label, str) and label in self._meant and key not in self._meant[label]:
             return False
         if self._first is None:
             return True
@@ -130,7 +147,11 @@ class SummedRows:
         return among_first or key in self._since
 
     def corrected(
-        self, ids: Sequence[str], previous: Sequence[object], held_out: Sequence[bool]
+        self,
+        ids: Sequence[str],
+        previous: Sequence[object],
+        held_out: Sequence[bool],
+        labels: Sequence[object],
     ) -> list[int]:
         """Say which rows of a micro-batch take back what they were, and count all in.
 
@@ -138,6 +159,7 @@ class SummedRows:
             ids: of its rows, in stream order.
             previous: what each row's label corrects, or None.
             held_out: rows that are never in the sums.
+            labels: what each row is from now on.
 
         Returns:
             Places of rows whose former label is to be taken out of the sums.
@@ -146,9 +168,9 @@ class SummedRows:
         for place, id_ in enumerate(ids):
             if held_out[place]:
                 continue
-            if previous[place] is not None and self.has(id_):
+            if previous[place] is not None and self.has(id_, previous[place]):
                 found.append(place)
-            self.add(id_)
+            self.add(id_, labels[place])
         return found
 
     def state(self) -> tuple[Arrays, Meta]:
@@ -156,7 +178,10 @@ class SummedRows:
         arrays = {"summed_since": self._since.state(), "summed_gone": self._gone.state()}
         if self._first is not None:
             arrays["summed_first"] = torch.from_numpy(self._first.copy())
-        return arrays, {"since": self._since.total, "gone": self._gone.total}
+        for place, ring in enumerate(self._meant.values()):
+            arrays[f"summed_meant_{place}"] = ring.state()
+        meant = [[label, ring.total] for label, ring in self._meant.items()]
+        return arrays, {"since": self._since.total, "gone": self._gone.total, "meant": meant}
 
     def restore(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
@@ -164,3 +189,7 @@ class SummedRows:
         self._first = None if first is None else first.numpy().copy()
         self._since.restore(arrays["summed_since"], total=int(meta["since"]))
         self._gone.restore(arrays["summed_gone"], total=int(meta["gone"]))
+        self._meant.clear()
+        for place, (label, total) in enumerate(meta["meant"]):
+            self._meant[label] = KeyRing(MEANT_ROWS)
+            self._meant[label].restore(arrays[f"summed_meant_{place}"], total=int(total))

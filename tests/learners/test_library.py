@@ -15,6 +15,7 @@ from learners.library import Learner
 from learners.localmemory import LocalMemory
 from learners.model import Encoder
 from learners.rehearsal import POLICIES, Policy, ReplayLaws, ReplayRow
+from learners.strategies.summed import key_of
 from learners.strategies.two_speed import TwoSpeed
 from schemas.errors import CheckpointError
 from tests.learning import frozen_encoder
@@ -136,7 +137,8 @@ def test_a_label_whose_meaning_changed_gives_up_only_its_newest_rows(
     learner.learn(TEXTS[:12], ["same"] * 12, users=["old"] * 6 + ["new"] * 6)
     strategy = learner.loop.strategy
     assert isinstance(strategy, TwoSpeed)
-    strategy._plugin.renew(0, learner.encoder.encode(TEXTS[8:12]))
+    newest = [key_of(row.id) for row in list(learner.memory.rows())[8:12]]
+    strategy._plugin.renew(0, learner.encoder.encode(TEXTS[8:12]), keys=newest)
     assert learner.forget("old") == (6, 0)
     assert learner.forget("new") == (6, 4)
 

@@ -165,3 +165,43 @@ def test_a_ring_of_keys_forgets_the_oldest_and_goes_on_from_its_state() -> None:
         one.drop(99)
     assert [key in again for key in (30, 31, 99, 100)] == [False, True, False, True]
     np.testing.assert_array_equal(again.state(), ring.state())
+
+
+def test_what_a_label_used_to_mean_is_not_taken_out_of_what_it_means_now() -> None:
+    # Given a label that means only its two newest rows, after a resume as before it
+    learner = small_learner("two-speed", encoder=ENCODER, held_out_share=0.0)
+    learner.learn([example(id_, TEXTS[id_], "x") for id_ in IDS[:4]])
+    learner.learn([example(id_, TEXTS[id_], "y") for id_ in IDS[4:6]])
+    strategy = two_speed(learner)
+    newest = IDS[2:4]
+    strategy._plugin.renew(
+        strategy.head.labels.index("x"),
+        ENCODER.encode([TEXTS[id_] for id_ in newest]),
+        keys=[key_of(id_) for id_ in newest],
+    )
+    heir = small_learner("two-speed", encoder=ENCODER, held_out_share=0.0)
+    heir.restore(learner.state())
+    for one in (learner, heir):
+        # When an older row is corrected, one of the newest, and one that came since
+        one.learn([example(IDS[6], TEXTS[IDS[6]], "x")])
+        for id_ in (IDS[0], IDS[2], IDS[6]):
+            one.learn([example(id_, TEXTS[id_], "y", revision=2, previous="x")])
+        # Then the label means what is left of its newest rows, and the other has all three
+        head = two_speed(one).additive_head
+        counts = dict(zip(head.labels, head.counts.tolist(), strict=True))
+        assert counts == {"x": 1, "y": 5}
+        row = head.row_of("x")
+        codes = head.codes(ENCODER.encode([TEXTS[IDS[3]]])).double()
+        ours = np.asarray(head.sums.state()[0]["sums"])[row]
+        assert np.abs(ours - codes[0].numpy()).max() <= 4
+
+
+def test_of_a_renewed_label_only_the_newest_rows_are_known_until_sums_are_made_anew() -> None:
+    summed = SummedRows()
+    summed.renew("x", [key_of("new")])
+    assert [summed.has(id_, "x") for id_ in ("old", "new")] == [False, True]
+    assert summed.has("old", "y")
+    summed.remove("new")
+    assert not summed.has("new", "x")
+    summed.made_of(["old"])
+    assert summed.has("old", "x")
