@@ -198,6 +198,10 @@ def test_texts_of_the_stream_bring_the_calibrated_engine_and_the_next_start_keep
     assert kept.chosen.cosine == known.cosine
     np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
 
+    # But not where the settings ask for another
+    other = small_encoder().choose_engine(replace(options, precision="fp32"))
+    assert (other.engine, other.precision) == (library, "fp32")
+
 
 @needs_openvino
 def test_a_damaged_kept_engine_is_made_again(tmp_path: Path, encoder: Encoder) -> None:

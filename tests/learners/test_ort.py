@@ -60,7 +60,7 @@ def test_a_graph_keeps_virtual_tokens_and_the_mask(name: str) -> None:
 
 @needs_onnxruntime
 @pytest.mark.filterwarnings("ignore")  # of its tools
-def test_activations_quantised_by_what_a_batch_holds_are_refused(
+def test_ranges_taken_from_a_batch_let_a_text_depend_on_its_neighbours(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
