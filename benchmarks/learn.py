@@ -29,7 +29,7 @@ from benchmarks.report import group_table, markdown, table, write
 from benchmarks.results import CACHE, Kept, Result, Setup, machine, revision
 from benchmarks.scenarios import SCENARIOS, Stream
 from benchmarks.search import tuned_options
-from benchmarks.trial import Trial
+from benchmarks.trial import BATCH_ROWS, Trial
 from learners.library import Learner
 from learners.localmemory import LocalMemory
 from learners.model import DEFAULT_BACKBONE, Encoder
@@ -50,10 +50,18 @@ class Bench:
         threads: of torch.
         quick: whether streams were cut down.
         tuning: how much of the encoder trains, where a strategy trains one.
+        batch_rows: rows of a micro-batch.
     """
 
     def __init__(
-        self, cache: Path, *, memory: int, threads: int, quick: bool, tuning: str = "full"
+        self,
+        cache: Path,
+        *,
+        memory: int,
+        threads: int,
+        quick: bool,
+        tuning: str = "full",
+        batch_rows: int = BATCH_ROWS,
     ) -> None:
         torch.set_num_threads(threads)
         self.cache = cache
@@ -62,6 +70,7 @@ class Bench:
         self.threads = threads
         self.quick = quick
         self.tuning = tuning
+        self.batch_rows = batch_rows
         self.revision = revision()
 
     @cached_property
@@ -91,6 +100,7 @@ class Bench:
             precision="fp32",
             tuning="frozen" if strategy in FROZEN else self.tuning,
             options=dict(options or {}),
+            batch_rows=self.batch_rows,
         )
         result = self.results.get(setup)
         if result is None:
@@ -159,6 +169,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--memory", type=int, default=2_000, help="rows of replay memory")
+    parser.add_argument(
+        "--batch-rows",
+        type=int,
+        default=BATCH_ROWS,
+        help="rows of a micro-batch; no class can be found known sooner than after its first",
+    )
     parser.add_argument("--quick", action="store_true", help="little data: minutes, not hours")
     parser.add_argument(
         "--tuning", choices=TUNINGS, default="full", help="how much of the encoder trains"
@@ -180,8 +196,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the report (in the cache by default)")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     chosen = parser.parse_args(arguments)
-    if chosen.memory < 0 or chosen.threads < 1:
-        parser.error(f"--memory {chosen.memory} --threads {chosen.threads}: 0 or more, 1 or more")
+    for name, least in (("memory", 0), ("threads", 1), ("batch_rows", 1)):
+        if getattr(chosen, name) < least:
+            given = name.replace("_", "-")
+            parser.error(f"--{given} {getattr(chosen, name)}: {least} or more was expected")
     return chosen
 
 
@@ -196,6 +214,7 @@ def main(arguments: Sequence[str]) -> int:
         threads=chosen.threads,
         quick=chosen.quick,
         tuning=chosen.tuning,
+        batch_rows=chosen.batch_rows,
     )
     results: list[Result] = []
     for name in chosen.scenario:

@@ -35,6 +35,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         precision: of the encoder.
         tuning: how much of the encoder trains, where the strategy trains one.
         options: of the strategy, by name, where they are not the default.
+        batch_rows: rows of a micro-batch; after each, classes that came are asked for.
         protocol: counts up when a trial comes to measure something else.
     """
 
@@ -50,6 +51,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     tuning: str = "full"
     options: dict[str, float] = {}
+    batch_rows: int = 32
     protocol: int = 1
 
 

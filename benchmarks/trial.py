@@ -53,8 +53,12 @@ class Step:
     ends: int | None
 
 
-def steps(stream: Stream) -> Iterator[Step]:
-    """Cut a stream into batches of 32; labels that are late come with a later batch.
+def steps(stream: Stream, batch_rows: int = BATCH_ROWS) -> Iterator[Step]:
+    """Cut a stream into batches; labels that are late come with a later batch.
+
+    Args:
+        stream: of tasks.
+        batch_rows: rows of a batch; a task's last may have fewer.
 
     Yields:
         Batches; the last also brings every label that is still on its way.
@@ -62,9 +66,9 @@ def steps(stream: Stream) -> Iterator[Step]:
     event, last = 0, len(stream.tasks) - 1
     waiting: list[tuple[int, int, Row]] = []  # event of the label, event of the text, row
     for number, task in enumerate(stream.tasks):
-        for start in range(0, len(task.rows), BATCH_ROWS):
-            batch = task.rows[start : start + BATCH_ROWS]
-            ends = number if start + BATCH_ROWS >= len(task.rows) else None
+        for start in range(0, len(task.rows), batch_rows):
+            batch = task.rows[start : start + batch_rows]
+            ends = number if start + batch_rows >= len(task.rows) else None
             if not stream.delays:
                 yield Step((), batch, ends)
                 continue
@@ -164,7 +168,7 @@ class Trial:
         """
         started, done, total = time.perf_counter(), 0, len(self.stream.train)
         first_mb = 0.0
-        for step in steps(self.stream):
+        for step in steps(self.stream, setup.batch_rows):
             self._ask(step.asked)  # 1
             self._learn(step.labelled)
             self.newcomers.learned(step.labelled, self.learner)  # 2

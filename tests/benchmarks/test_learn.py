@@ -61,6 +61,15 @@ def test_late_labels_all_come_and_none_before_its_time() -> None:
     assert delayed > 32
 
 
+def test_small_batches_are_the_same_rows_cut_smaller() -> None:
+    [stream] = SCENARIOS["banking77"].build(rows_of(times=20), 0)
+    large, small = list(steps(stream)), list(steps(stream, 8))
+    assert [row for step in small for row in step.labelled] == list(stream.train)
+    assert max(len(step.labelled) for step in small) == 8
+    ends = [[step.ends for step in cut if step.ends is not None] for cut in (large, small)]
+    assert ends[0] == ends[1]
+
+
 def test_a_remapped_label_is_tested_by_its_new_meaning() -> None:
     [stream] = SCENARIOS["remap"].build(rows_of(domains=5, times=10), 0)
     old, new = stream.groups[1], stream.groups[2]
