@@ -21,6 +21,7 @@ ENGINE_PRECISIONS = {
     "openvino": ("fp32", "bf16", "int8-weights", "int8"),
     "onnxruntime": ("fp32", "int8"),
 }
+_Engine = Literal["auto", "torch", "torch-compiled", "cuda-graphs", "openvino", "onnxruntime"]
 _BROKER = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+):(\d{1,5})$")
 _LOOKS_LIKE_A_PATH = re.compile(r"^[/.~]|\\|/$|/.*/")  # a name on the hub has one / at most
 
@@ -162,11 +163,8 @@ class ModelSettings(Section):
         pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$",
         description="auto, cpu, cuda, cuda:1, mps",
     )
-    engine: Literal["auto", "torch", "torch-compiled", "cuda-graphs", "openvino", "onnxruntime"] = (
-        Field(
-            "auto",
-            description="what computes in serve; auto measures at start, and once texts have come",
-        )
+    engine: _Engine = Field(
+        "auto", description="what computes in serve; auto measures at start and once texts came"
     )
     precision: Literal["auto", "fp32", "bf16", "int8-weights", "int8"] = Field(
         "auto",
