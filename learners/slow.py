@@ -181,14 +181,16 @@ class SlowHalf:
             )
 
         tried = thinned(rows, TRIED_ROWS)
-        best, least = made(work.blends[0], tried), work.blends[0]
+        first, *others = work.blends
+        best, gone = made(first, tried), first
         loss = best.additive_head.loss()
-        for blend in work.blends[1:] if loss is not None else ():
+        for blend in others if loss is not None else ():
             other = made(blend, tried)
-            other_loss = other.additive_head.loss()
-            if other_loss is not None and loss is not None and other_loss < loss:
-                best, least, loss = other, blend, other_loss
-        return best if len(tried) == len(rows) else made(least, rows)
+            found = other.additive_head.loss()
+            if found is not None and loss is not None and found < loss:
+                best, gone, loss = other, blend, found
+            del other  # its sums are large
+        return best if len(tried) == len(rows) else made(gone, rows)
 
     def _work(self, rows: Sequence[ReplayRow], held_out: Sequence[ReplayRow]) -> Consolidation:
         """Begin step 3 on what the rules make of the rows."""
