@@ -182,15 +182,15 @@ class SlowHalf:
 
         tried = thinned(rows, TRIED_ROWS)
         first, *others = work.blends
-        best, gone = made(first, tried), first
+        best, taken = made(first, tried), first
         loss = best.additive_head.loss()
         for blend in others if loss is not None else ():
             other = made(blend, tried)
             found = other.additive_head.loss()
             if found is not None and loss is not None and found < loss:
-                best, gone, loss = other, blend, found
+                best, taken, loss = other, blend, found
             del other  # its sums are large
-        return best if len(tried) == len(rows) else made(gone, rows)
+        return best if len(tried) == len(rows) else made(taken, rows)
 
     def _work(self, rows: Sequence[ReplayRow], held_out: Sequence[ReplayRow]) -> Consolidation:
         """Begin step 3 on what the rules make of the rows."""

@@ -1,6 +1,6 @@
 """Which rows are in a head's sums: so that a correction takes back what is there, and nothing else.
 
-Owns ids as 64-bit hashes; must not know sums, texts or labels. Sums that were never made anew hold
+Owns ids as 64-bit hashes; must not know sums, texts or what a label is. Sums that were never made anew hold
 every row that was learned, but for those taken out since. Sums that a consolidation made anew hold
 what memory held then, and what was learned since: a row that memory had given up is not in them.
 And what a label means since its meaning was found changed is its rows since then: an older one is
@@ -190,6 +190,6 @@ class SummedRows:
         self._since.restore(arrays["summed_since"], total=int(meta["since"]))
         self._gone.restore(arrays["summed_gone"], total=int(meta["gone"]))
         self._meant.clear()
-        for place, (label, total) in enumerate(meta["meant"]):
+        for place, (label, total) in enumerate(meta.get("meant", ())):
             self._meant[label] = KeyRing(MEANT_ROWS)
             self._meant[label].restore(arrays[f"summed_meant_{place}"], total=int(total))

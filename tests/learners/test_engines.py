@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,47 +31,24 @@ from learners.engines.base import (
 )
 from learners.engines.checks import Labelled, check, make_probes
 from learners.engines.choosing import MIN_GAIN, fastest
-from learners.engines.making import KEPT, PAIRS, KeptEngines, Maker, wanted
+from learners.engines.making import KEPT, PAIRS, KeptEngines, wanted
 from learners.model import Encoder
 from mindstream.sections import ENGINE_PRECISIONS
 from schemas.errors import EncoderError
+from tests.engines import (
+    TEXTS,
+    cosines,
+    each_library,
+    features,
+    is_installed,
+    maker_of,
+    needs_openvino,
+    stream_texts,
+)
 from tests.small import small_encoder
 
-NEEDED = {"openvino": ("openvino", "nncf"), "onnxruntime": ("onnxruntime", "onnx")}
-
-
-def is_installed(engine: str) -> bool:
-    return all(find_spec(library) is not None for library in NEEDED.get(engine, ()))
-
-
-needs_openvino = pytest.mark.skipif(
-    not is_installed("openvino"), reason="openvino is not installed"
-)
-needs_onnxruntime = pytest.mark.skipif(
-    not is_installed("onnxruntime"), reason="onnxruntime is not installed"
-)
-each_library = pytest.mark.parametrize(
-    "library",
-    [
-        pytest.param("openvino", marks=needs_openvino),
-        pytest.param("onnxruntime", marks=needs_onnxruntime),
-    ],
-)
-TEXTS = ["where is my refund", "", "card", "i lost my card yesterday evening", "word " * 40]
 # One step of rounding a layer: an 8-bit small encoder of two layers stays this near.
 NEAREST = {"fp32": 1 - 1e-5, "bf16": 0.9995, "int8-weights": 0.9990, "int8": 0.98}
-
-
-def stream_texts(encoder: Encoder, count: int) -> list[str]:
-    """Make texts such as come in, of words that the small encoder knows."""
-    words = sorted(w for w, n in encoder.vocabulary().items() if w.isalpha() and n > 1_000)
-    chance = np.random.default_rng(5)
-    draw: NDArray[np.str_] = chance.choice(words[:60], size=(count, 6))
-    return [" ".join(row) for row in draw]
-
-
-def maker_of(encoder: Encoder) -> Maker:
-    return Maker(encoder.module, plain=lambda: encoder.module, device=encoder.device)
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +77,6 @@ def engines(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def run_engines(engines: dict[str, Engine]) -> Iterator[dict[str, Engine]]:
     with torch.inference_mode():
         yield engines
-
-
-def cosines(some: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
-    return np.asarray((some * others).sum(axis=1) / lengths, dtype=np.float32)
-
-
-def features(engine: Engine, token_ids: list[list[int]], width: int) -> NDArray[np.float32]:
-    from learners.engines.base import features as compute
-
-    return compute(engine, token_ids, width=width)
 
 
 def test_every_engine_gives_the_features_of_torch_in_fp32(

@@ -15,7 +15,8 @@ from learners.batch import pad
 from learners.engines.graphs import ROWS, TOKENS, padded_shape
 from learners.model import Encoder
 from schemas.errors import EncoderError
-from tests.learners.test_engines import cosines, encoder, features, maker_of
+from tests.engines import cosines, features, maker_of
+from tests.learners.test_engines import encoder
 
 __all__ = ["encoder"]
 

@@ -19,21 +19,11 @@ from learners.engines.calibrating import Seen, eight_bits, fit
 from learners.engines.checks import check, make_probes
 from learners.model import Encoder
 from schemas.errors import EncoderError
-from tests.learners.test_engines import (
-    TEXTS,
-    encoder,
-    features,
-    is_installed,
-    maker_of,
-    stream_texts,
-)
+from tests.engines import TEXTS, features, maker_of, needs_onnxruntime, stream_texts
+from tests.learners.test_engines import encoder
 from tests.small import small_encoder
 
 __all__ = ["encoder"]
-
-needs_onnxruntime = pytest.mark.skipif(
-    not is_installed("onnxruntime"), reason="onnxruntime is not installed"
-)
 
 
 @needs_onnxruntime
