@@ -1,10 +1,10 @@
 """Which rows are in a head's sums: so that a correction takes back what is there, and nothing else.
 
-Owns ids as 64-bit hashes; must not know sums, texts or what a label is. Sums that were never made anew hold
-every row that was learned, but for those taken out since. Sums that a consolidation made anew hold
-what memory held then, and what was learned since: a row that memory had given up is not in them.
-And what a label means since its meaning was found changed is its rows since then: an older one is
-not in its sum any more.
+Owns ids as 64-bit hashes; must not know sums, texts or what a label is. Sums that were never made
+anew hold every row that was learned, but for those taken out since. Sums that a consolidation made
+anew hold what memory held then, and what was learned since: a row that memory had given up is not
+in them. And what a label means since its meaning was found changed is its rows since then: an older
+one is not in its sum any more.
 
 Bounded: of rows learned since the sums were made anew the newest `ROWS` are known, and of rows that
 were taken out. One that is not known is taken for one that is not there: to leave one row among so
