@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer
 
 from schemas import Interaction
 from streams.app import AppConfig, make_app, spare_the_collector
-from streams.batches import each_batch
+from streams.batches import Batching, each_batch
 from streams.decoding import Limits, Record, decode_record
 from streams.flow import raw_topic
 
@@ -120,7 +120,7 @@ async def run_mindstream(feed: Feed) -> Reading:
             counting.add(len(records))
 
         async def agent(stream: Any) -> None:  # noqa: ANN401
-            await each_batch(stream, handle, rows=ROWS, within_s=WITHIN_S)
+            await each_batch(stream, handle, batching=Batching(rows=ROWS, within_s=WITHIN_S))
 
         app.agent(raw_topic(app, feed.topic), name="benchmark")(agent)
         return await _run(app, counting)

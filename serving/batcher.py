@@ -95,6 +95,9 @@ class MicroBatcher:
         max_queued: rows of callers that wait, at most; more are refused.
         observe: told the rows and the seconds of every micro-batch, on the model thread.
 
+    Attributes:
+        max_rows: as given.
+
     Raises:
         ValueError: a bound is under 1.
     """
@@ -111,6 +114,7 @@ class MicroBatcher:
     ) -> None:
         if min(max_rows, max_tokens, max_queued) < 1:
             raise ValueError("max_rows, max_tokens and max_queued must be at least 1")
+        self.max_rows = max_rows
         self._predictor = predictor
         self._models = models
         self._max_queued = max_queued

@@ -11,53 +11,76 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from aiokafka.errors import MessageSizeTooLargeError
 
 from streams.chunks import Chunk
 from streams.decoding import Record, record_of
-from streams.gathering import Gathering
+from streams.gathering import Gathering, Turn
 
 log = logging.getLogger(__name__)
 
-Handle = Callable[[list[Record]], Awaitable[None]]
+T = TypeVar("T")
 
 RETRY_FIRST_S = 0.1
 RETRY_LAST_S = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How records become batches.
+
+    Attributes:
+        rows: most records of a batch.
+        within_s: longest wait for a batch to fill, seconds.
+        early_rows: so many records are handled beside an earlier batch; fewer would only wait for
+            it there, each batch with a cost of its own. 1: any are.
+        in_flight: batches that are handled at the same time, at most. With more than one, batches
+            may be handled out of order.
+    """
+
+    rows: int = 256
+    within_s: float = 0.02
+    early_rows: int = 1
+    in_flight: int = 1
+
+
+DEFAULT_BATCHING = Batching()
+
+
 async def each_batch(
     stream: Any,  # noqa: ANN401
-    handle: Handle,
+    handle: Callable[[list[Record]], Awaitable[T]],
+    publish: Callable[[T], Awaitable[None]] | None = None,
     *,
-    rows: int = 256,
-    within_s: float = 0.02,
-    in_flight: int = 1,
+    batching: Batching = DEFAULT_BATCHING,
     transient: tuple[type[BaseException], ...] = (),
 ) -> None:
     """Hand records to `handle` in batches until the agent stops.
 
     1. Take up to `rows` records, of one partition or of several, waiting at most `within_s` for
-       more.
-    2. Handle them. A transient error (broker or Redis away) is retried with back-off for as long as
-       it lasts: lag grows, nothing is lost. Any other error, a message that the broker will
-       never take among them, is a fault: the process ends, and after its restart the same records
-       come again.
+       more; fewer than `early_rows` wait until no earlier batch is being handled.
+    2. Handle them, then publish what came of them. A transient error (broker or Redis away) is
+       retried with back-off for as long as it lasts: lag grows, nothing is lost. Any other error, a
+       message that the broker will never take among them, is a fault: the process ends, and after
+       its restart the same records come again.
     3. Acknowledge, in order, every event whose records have all been handled: one record each from
        the stock transport, a chunk each from the fast one. A batch that is done before an earlier
        one waits for it.
 
     Args:
         stream: a Faust stream of raw bytes, or of chunks.
-        handle: must not return before its effects are durable.
-        rows: most records of a batch.
-        within_s: longest wait for a batch to fill, seconds.
-        in_flight: batches that are handled at the same time, at most. With more than one, batches
-            may be handled out of order.
+        handle: must not return before its effects are durable, but for those of `publish`.
+        publish: is given what `handle` returned; must not return before that is durable.
+        batching: bounds of batches.
         transient: errors that pass by themselves.
     """
-    gathering = Gathering[Any, Record](rows=rows, within_s=within_s)
+    gathering = Gathering[Any, Record](
+        rows=batching.rows, within_s=batching.within_s, early_rows=batching.early_rows
+    )
     unacknowledged = stream.noack()
     filling = asyncio.create_task(_fill(gathering, unacknowledged))
     running: deque[asyncio.Task[None]] = deque()
@@ -65,11 +88,11 @@ async def each_batch(
         while batch := await gathering.batch():  # 1
             records, complete = batch
             before = running[-1] if running else None
-            work = _handle_until_durable(stream.app, handle, records, transient)
+            work = _work(stream.app, records, handle, publish, transient, gathering.begin_turn())
             running.append(
                 asyncio.create_task(_settle(work, before, unacknowledged, complete))  # 2, 3
             )
-            while running and (running[0].done() or len(running) >= in_flight):
+            while running and (running[0].done() or len(running) >= batching.in_flight):
                 await running[0]
                 del running[0]
         for task in running:
@@ -109,17 +132,32 @@ async def _fill(gathering: Gathering[Any, Record], stream: Any) -> None:  # noqa
         gathering.close()
 
 
-async def _handle_until_durable(
+async def _work(
     app: Any,  # noqa: ANN401
-    handle: Handle,
     records: list[Record],
+    handle: Callable[[list[Record]], Awaitable[T]],
+    publish: Callable[[T], Awaitable[None]] | None,
     transient: tuple[type[BaseException], ...],
+    turn: Turn,
 ) -> None:
+    try:
+        found = await _until_durable(app, records, partial(handle, records), transient)
+    finally:
+        turn.end()
+    if publish is not None:
+        await _until_durable(app, records, partial(publish, found), transient)
+
+
+async def _until_durable(
+    app: Any,  # noqa: ANN401
+    records: list[Record],
+    step: Callable[[], Awaitable[T]],
+    transient: tuple[type[BaseException], ...],
+) -> T:
     wait_s = RETRY_FIRST_S
     while True:
         try:
-            await handle(records)
-            return
+            return await step()
         except asyncio.CancelledError:
             raise
         except transient as error:

@@ -17,24 +17,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import faust
 import redis
 from aiokafka.errors import KafkaError
 
 from serving.metrics import Metrics
-from streams.batches import each_batch
+from streams.batches import DEFAULT_BATCHING, Batching, each_batch
 from streams.decoding import Record
 from streams.http import HttpConfig, attach_http
 from streams.ingest import Ingest
 from streams.lag import measure_lag
 from streams.models import ModelsReader
-from streams.serve import Serve
+from streams.serve import Answered, Serve
 from streams.watch import Watch
 from streams.web import attach_pages
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # The broker or Redis is away: lag grows, nothing is lost.
 TRANSIENT = (KafkaError, redis.ConnectionError, redis.TimeoutError, asyncio.TimeoutError)
@@ -57,27 +60,26 @@ def raw_topic(app: faust.App, name: str) -> Any:  # noqa: ANN401
 def _attach(
     app: faust.App,
     topic: str,
-    handle: Callable[[faust.App, list[Record]], Awaitable[None]],
+    handle: Callable[[faust.App, list[Record]], Awaitable[T]],
+    publish: Callable[[faust.App, T], Awaitable[None]] | None = None,
     *,
     name: str,
-    rows: int = 256,
-    within_s: float = 0.02,
-    in_flight: int = 1,
+    batching: Batching = DEFAULT_BATCHING,
 ) -> None:
-    """Attach one agent: batches of raw records, handled until durable, then acknowledged."""
+    """Attach one agent: batches of raw records, handled until durable, then acknowledged.
+
+    Args:
+        app: before it starts.
+        topic: to read.
+        handle: as for `each_batch`.
+        publish: as for `each_batch`.
+        name: of the agent.
+        batching: as for `each_batch`.
+    """
+    then = None if publish is None else partial(publish, app)
 
     async def agent(stream: Any) -> None:  # noqa: ANN401
-        async def durable(records: list[Record]) -> None:
-            await handle(app, records)
-
-        await each_batch(
-            stream,
-            durable,
-            rows=rows,
-            within_s=within_s,
-            in_flight=in_flight,
-            transient=TRANSIENT,
-        )
+        await each_batch(stream, partial(handle, app), then, batching=batching, transient=TRANSIENT)
 
     app.agent(raw_topic(app, topic), name=name)(agent)
 
@@ -117,18 +119,22 @@ def serve_flow(
             await asyncio.sleep(READ_POLL_S)
         read.set()
 
-    async def handle(app: faust.App, records: list[Record]) -> None:
+    async def answer(_: faust.App, records: list[Record]) -> Answered:
         await read.wait()  # else a worker that has just come would say that there is no release
-        await serve.handle(app, records)
+        return await serve.answer(records)
 
     _attach(
         app,
         serve.topics.interactions,
-        handle,
+        answer,
+        serve.publish,
         name="serve",
-        rows=rows,
-        within_s=within_s,
-        in_flight=SERVE_IN_FLIGHT,
+        batching=Batching(
+            rows=rows,
+            within_s=within_s,
+            early_rows=serve.batcher.max_rows,  # fewer gather while the model is at work
+            in_flight=SERVE_IN_FLIGHT,
+        ),
     )
     app.task(follow_models)
     measure_lag(app, metrics)

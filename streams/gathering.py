@@ -1,17 +1,30 @@
 """Events of any size into batches of a bounded size, and back: which events a batch completes.
 
-Owns the order and the waiting; must not know what an event or a record is.
+Owns the order, the waiting and whose turn it is; must not know what an event or a record is.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 E = TypeVar("E")
 R = TypeVar("R")
+
+
+class Turn:
+    """A batch's time with what can do one thing at once; ended once, however often it is said."""
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended: Callable[[], None] | None = ended
+
+    def end(self) -> None:
+        """Let the next batch have its turn."""
+        if self._ended is not None:
+            self._ended()
+            self._ended = None
 
 
 class Gathering(Generic[E, R]):
@@ -23,6 +36,8 @@ class Gathering(Generic[E, R]):
     Args:
         rows: most records of a batch.
         within_s: longest wait of a record for its batch to fill, seconds.
+        early_rows: as many records make a batch although the turn of an earlier one lasts; fewer
+            wait, so that one batch takes all that came meanwhile. 1: none waits for that.
 
     Example:
         >>> gathering = Gathering[str, int](rows=3, within_s=0.0)
@@ -34,9 +49,11 @@ class Gathering(Generic[E, R]):
         ([4, 5, 6], ['b'])
     """
 
-    def __init__(self, *, rows: int, within_s: float) -> None:
+    def __init__(self, *, rows: int, within_s: float, early_rows: int = 1) -> None:
         self.rows = rows
         self.within_s = within_s
+        self.early_rows = min(early_rows, rows)
+        self._turns = 0
         self._waiting: deque[tuple[E, Sequence[R], float]] = deque()
         self._taken = 0  # records of the first event that are in earlier batches
         self._count = 0
@@ -52,6 +69,19 @@ class Gathering(Generic[E, R]):
     def _settled(self) -> bool:
         """Whether the next batch cannot become fuller."""
         return self.full or self._closed
+
+    def _held(self) -> bool:
+        """Whether what waits is so little that it stays until a turn ends."""
+        return self._turns > 0 and self._count < self.early_rows
+
+    def begin_turn(self) -> Turn:
+        """Say that the batch that was just taken is being worked on."""
+        self._turns += 1
+        return Turn(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._turns -= 1
+        self._changed.set()
 
     def add(self, event: E, records: Sequence[R], *, now_s: float = 0.0) -> None:
         """Put an event in.
@@ -79,6 +109,8 @@ class Gathering(Generic[E, R]):
     async def batch(self) -> tuple[list[R], list[E]] | None:
         """Wait for a batch: full, or `within_s` after its first record came, or the last.
 
+        While a turn lasts, one of fewer than `early_rows` records is not given.
+
         Returns:
             Its records and the events that it completes; None after the last.
         """
@@ -91,7 +123,7 @@ class Gathering(Generic[E, R]):
             due_s = self._waiting[0][2] + self.within_s
             timer = loop.call_at(due_s, self._changed.set)
             try:
-                while not self._settled() and loop.time() < due_s:
+                while not self._settled() and (loop.time() < due_s or self._held()):
                     await self._change()
             finally:
                 timer.cancel()

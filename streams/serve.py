@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import faust
 
@@ -40,6 +41,18 @@ def pass_observer(metrics: Metrics) -> Callable[[int, float], None]:
         metrics.prediction_batch_seconds.observe(seconds)
 
     return observe
+
+
+class Answered(NamedTuple):
+    """A batch that has its answers.
+
+    Attributes:
+        rows: that asked for one.
+        answers: those that have one, in order.
+    """
+
+    rows: int
+    answers: list[Prediction]
 
 
 class Serve:
@@ -74,17 +87,17 @@ class Serve:
         self.now = now
         self.monotonic_s = monotonic_s
 
-    async def handle(self, app: faust.App, records: list[Record]) -> None:
-        """Answer a batch; the predictions are in Kafka when this returns."""
-        records = [record for record in records if ANSWERED not in record.headers]
-        asked = self.read(records)  # 1
-        answers = [
-            answer for answer in await self.batcher.answer(asked, urgent=False) if answer
-        ]  # 2
-        await produce(
-            app, [outgoing(self.topics.predictions, row.interaction, row) for row in answers]
-        )  # 3
-        self.count(records, answers)  # 4
+    async def answer(self, records: Sequence[Record]) -> Answered:
+        """Do steps 1 and 2: answer a batch."""
+        wanted = [record for record in records if ANSWERED not in record.headers]
+        answers = await self.batcher.answer(self.read(wanted), urgent=False)
+        return Answered(len(wanted), [answer for answer in answers if answer])
+
+    async def publish(self, app: faust.App, answered: Answered) -> None:
+        """Do steps 3 and 4; the predictions are in Kafka when this returns."""
+        topic = self.topics.predictions
+        await produce(app, [outgoing(topic, row.interaction, row) for row in answered.answers])
+        self.count(answered)
 
     def read(self, records: Sequence[Record]) -> list[Asked]:
         """Do step 1: decode what can be decoded."""
@@ -98,11 +111,12 @@ class Serve:
             asked.append(Asked(message, arrived_s))
         return asked
 
-    def count(self, records: Sequence[Record], answers: Sequence[Prediction]) -> None:
+    def count(self, answered: Answered) -> None:
         """Do step 4: bring the metrics up to date."""
-        skipped = len(records) - len(answers)
+        skipped = answered.rows - len(answered.answers)
         if skipped:
             self.metrics.messages_skipped_total.labels(self.topics.interactions).inc(skipped)
+        answers = answered.answers
         counts = Counter((answer.task, answer.status) for answer in answers)
         for (task, status), rows in counts.items():
             self.metrics.predictions_total.labels(task, status).inc(rows)

@@ -9,7 +9,7 @@ import faust
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from streams.batches import each_batch
+from streams.batches import Batching, each_batch
 from streams.decoding import Record
 from streams.flow import raw_topic
 from tests.flow.conftest import Launch, Wire, eventually
@@ -31,7 +31,7 @@ def attach(topic: str, handle: Callable[[list[Record]], Awaitable[None]]) -> Cal
 
     def to(app: faust.App) -> None:
         async def agent(stream: object) -> None:
-            await each_batch(stream, handle, rows=4, within_s=0.0, in_flight=3)
+            await each_batch(stream, handle, batching=Batching(rows=4, within_s=0.0, in_flight=3))
 
         app.agent(raw_topic(app, topic), name="agent")(agent)
 
@@ -100,10 +100,105 @@ async def test_every_record_is_handled_once_and_all_are_acknowledged(
 
     def to(app: faust.App) -> None:
         async def agent(stream: object) -> None:
-            await each_batch(stream, handle, rows=16, in_flight=in_flight)
+            await each_batch(stream, handle, batching=Batching(rows=16, in_flight=in_flight))
 
         app.agent(raw_topic(app, topic), name="agent")(agent)
 
     async with launch(group, to):
         await eventually(lambda: committed(wire, group, topic) == 500)
     assert sorted(seen) == list(range(500))
+
+
+async def test_little_waits_for_the_turn_of_the_batch_before_and_then_goes_together(
+    wire: Wire, launch: Launch
+) -> None:
+    topic = group = "in-flight-turns"
+    wire.send(topic, [("one key", b"0")])
+    gate, published = asyncio.Event(), asyncio.Event()
+    begun: list[list[int]] = []
+    sent: list[list[int]] = []
+
+    async def handle(records: list[Record]) -> list[int]:
+        begun.append([int(record.value) for record in records])
+        if len(begun) == 1:
+            await gate.wait()
+        return begun[-1]
+
+    async def publish(numbers: list[int]) -> None:
+        if not sent:
+            await published.wait()
+        sent.append(numbers)
+
+    def to(app: faust.App) -> None:
+        async def agent(stream: object) -> None:
+            batching = Batching(rows=16, within_s=0.0, early_rows=4, in_flight=3)
+            await each_batch(stream, handle, publish, batching=batching)
+
+        app.agent(raw_topic(app, topic), name="agent")(agent)
+
+    async with launch(group, to):
+        await eventually(lambda: begun == [[0]])
+        for number in (1, 2, 3):  # each in a fetch of its own
+            wire.send(topic, [("one key", b"%d" % number)])
+            await asyncio.sleep(0.1)
+        assert begun == [[0]]
+        gate.set()
+        # The first is not published yet: only its turn is over
+        await eventually(lambda: begun == [[0], [1, 2, 3]])
+        published.set()
+        await eventually(lambda: sent == [[0], [1, 2, 3]])
+        await eventually(lambda: committed(wire, group, topic) == 4)
+
+
+async def test_enough_for_a_batch_does_not_wait_for_a_turn(wire: Wire, launch: Launch) -> None:
+    topic = group = "in-flight-early"
+    gate = asyncio.Event()
+    begun: list[int] = []
+
+    async def handle(records: list[Record]) -> None:
+        begun.extend(int(record.value) for record in records)
+        await gate.wait()
+
+    def to(app: faust.App) -> None:
+        async def agent(stream: object) -> None:
+            batching = Batching(rows=16, within_s=0.0, early_rows=4, in_flight=3)
+            await each_batch(stream, handle, batching=batching)
+
+        app.agent(raw_topic(app, topic), name="agent")(agent)
+
+    async with launch(group, to):
+        wire.send(topic, [("one key", b"0")])
+        await eventually(lambda: begun == [0])
+        wire.send(topic, [("one key", b"%d" % number) for number in range(1, 5)])
+        await eventually(lambda: begun == [0, 1, 2, 3, 4])
+        gate.set()
+        await eventually(lambda: committed(wire, group, topic) == 5)
+
+
+async def test_only_what_failed_is_done_again(wire: Wire, launch: Launch) -> None:
+    topic = group = "in-flight-again"
+    wire.send(topic, [("one key", b"0"), ("one key", b"1")])
+    handled: list[int] = []
+    tried: list[list[int]] = []
+
+    async def handle(records: list[Record]) -> list[int]:
+        handled.extend(int(record.value) for record in records)
+        return [int(record.value) for record in records]
+
+    async def publish(numbers: list[int]) -> None:
+        tried.append(numbers)
+        if len(tried) == 1:
+            raise ConnectionError
+
+    def to(app: faust.App) -> None:
+        async def agent(stream: object) -> None:
+            await each_batch(
+                stream, handle, publish, batching=Batching(rows=2), transient=(ConnectionError,)
+            )
+
+        app.agent(raw_topic(app, topic), name="agent")(agent)
+
+    async with launch(group, to):
+        await eventually(lambda: committed(wire, group, topic) == 2)
+    assert sorted(handled) == [0, 1]
+    assert tried[0] == tried[1]

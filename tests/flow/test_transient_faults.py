@@ -73,7 +73,7 @@ def releases(metrics: Metrics) -> Iterator[Releases]:
     served.close()
 
 
-async def test_predictions_that_could_not_be_sent_are_made_again_and_counted_once(
+async def test_predictions_that_could_not_be_sent_are_sent_again_and_counted_once(
     metrics: Metrics, releases: Releases
 ) -> None:
     predictor = Predictor(
@@ -85,9 +85,10 @@ async def test_predictions_that_could_not_be_sent_are_made_again_and_counted_onc
     )
     app = FlakyApp(refuses=1)
     batch = records(TOPICS.interactions, [interaction(str(number)) for number in range(3)])
+    answered = await serve.answer(batch)
     with pytest.raises(KafkaConnectionError):
-        await serve.handle(app, batch)  # type: ignore[arg-type]
-    await serve.handle(app, batch)  # type: ignore[arg-type]
+        await serve.publish(app, answered)  # type: ignore[arg-type]
+    await serve.publish(app, answered)  # type: ignore[arg-type]
     answers = [codec.decode(Prediction, value) for _, value in app.sent]
     assert [answer.interaction for answer in answers] == ["0", "1", "2"]
     labels = {"task": "intents", "status": "no-release"}
