@@ -67,11 +67,13 @@ class Projection:
             int8 [rows, width + 1], 0 to 127; the constant comes first.
         """
         fixed = fixed_point(features)  # int16 [rows, features]
-        high, low = fixed >> _SPLIT_BITS, fixed & ((1 << _SPLIT_BITS) - 1)
-        product = int8_product(high.to(torch.int8), self._matrix) << _SPLIT_BITS
-        product += int8_product(low.to(torch.int8), self._matrix)  # int32 [rows, width]
+        rows = len(fixed)
+        halves = torch.cat([fixed >> _SPLIT_BITS, fixed & ((1 << _SPLIT_BITS) - 1)])
+        # One product of both: P, larger than a processor's caches, is read once.
+        high_low = int8_product(halves.to(torch.int8), self._matrix)  # int32 [2 * rows, width]
+        product = (high_low[:rows] << _SPLIT_BITS).add_(high_low[rows:])
         product += 1 << (_SHIFT - 1)
-        codes = torch.full((len(fixed), self.dimensions), CONSTANT, dtype=torch.int8)
+        codes = torch.full((rows, self.dimensions), CONSTANT, dtype=torch.int8)
         codes[:, 1:] = (product >> _SHIFT).clamp_(0, CODE_MAX)
         return codes
 
