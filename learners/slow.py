@@ -17,6 +17,7 @@ Steps 2 to 5 may run in another thread than the fast half; 1 and 6 are for its o
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -166,7 +167,9 @@ class SlowHalf:
             if progress is not None:
                 progress(work.done, work.steps)
         self._challenger = self._made(work, rows, held_out)  # 4
-        while len(self._noted) > CATCH_UP_ROWS:  # 5
+        left = math.inf  # 5: where the fast half is faster, what is left does not become less
+        while CATCH_UP_ROWS < (noted := len(self._noted)) < left:
+            left = noted
             self._catch_up()
         self._judge(held_out)
 
@@ -262,19 +265,25 @@ class SlowHalf:
         """Give the new sums what was noted so far, and is not in them."""
         challenger = self._challenger
         assert challenger is not None
+        added: list[tuple[str, Label]] = []
+        taken: list[tuple[str, Label]] = []
+        probes: list[_Probe] = []
         for example in [self._noted.popleft() for _ in range(len(self._noted))]:
             text = self.learner.kind.input_text(example.text, example.features)
             label = self.learner.kind.check_label(example.label)
             if is_held_out(example.id, share=self.learner.held_out_share):
-                challenger.probe([_Probe(example.id, text, label)])
+                probes.append(_Probe(example.id, text, label))
                 continue
             before = self._summed.get(example.id)
             if before is not None and before.revision >= example.revision:
                 continue  # memory had it already
             if before is not None:
-                challenger.add([(text, before.label)], sign=-1)
-            challenger.add([(text, label)])
+                taken.append((text, before.label))
+            added.append((text, label))
             self._summed[example.id] = _Summed(example.revision, label)
+        challenger.add(added)  # first, so that what is taken out again is there
+        challenger.add(taken, sign=-1)
+        challenger.probe(probes)
 
     def _judge(self, held_out: Sequence[ReplayRow]) -> None:
         challenger = self._challenger

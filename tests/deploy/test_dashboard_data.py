@@ -118,7 +118,7 @@ def test_a_real_demo_gives_every_query_of_the_dashboard_data(tmp_path: Path) -> 
     settings |= {"consolidation.growth": 100, "consolidation.epochs": 1}
     settings |= {"consolidation.blend": 0.7}  # one new encoder, not three: it ends in time
     settings |= {"model.engine": "torch", "model.precision": "fp32"}  # nothing is calibrated beside
-    command = [sys.executable, "-m", "mindstream", "demo", "--duration", "60", "--json"]
+    command = [sys.executable, "-m", "mindstream", "demo", "--duration", "120", "--json"]
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     with scraping(ports, tmp_path / "prometheus") as address:

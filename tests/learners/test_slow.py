@@ -19,7 +19,7 @@ from learners.heads.additive import AdditiveHead
 from learners.localmemory import LocalMemory
 from learners.loop import Learner
 from learners.rehearsal import ReplayRow
-from learners.slow import DroppedError, SlowHalf, shown_rows, summed_rows
+from learners.slow import CATCH_UP_ROWS, DroppedError, SlowHalf, shown_rows, summed_rows
 from learners.strategies.two_speed import TwoSpeed
 from learners.tuning import Tuning, TuningConfig
 from schemas import Example
@@ -271,6 +271,33 @@ def test_the_fast_half_learns_in_its_own_thread_while_the_slow_half_works() -> N
     assert isinstance(strategy, TwoSpeed)
     assert learned > 40
     assert strategy.additive_head.counts.sum() == learned
+
+
+class Outrun(SlowHalf):
+    """A slow half that gets more to catch up with than it works off."""
+
+    rounds = 0
+
+    def _catch_up(self) -> None:
+        super()._catch_up()
+        self.rounds += 1
+        assert self.rounds < 4, "it never ends"
+        self.learner.learn(stream(1_000 * self.rounds, CATCH_UP_ROWS + 4))
+
+
+def test_a_learner_that_is_faster_than_the_slow_half_does_not_keep_it_for_ever() -> None:
+    learner, memory = small_learner("two-speed", held_out_share=0.0), Meanwhile()
+    memory.learner = learner
+    learner.learn(stream(0, 16))
+    memory.offer([row(one) for one in stream(0, 16)])
+    memory.happens = [stream(500, CATCH_UP_ROWS + 8)]
+    work = Outrun(learner, memory, config=CONFIG, rules=GateRules(), held_out_rows=50)
+    work.run()
+    assert work.finish().accepted
+    strategy = learner.strategy
+    assert isinstance(strategy, TwoSpeed)
+    rows_given = 16 + CATCH_UP_ROWS + 8 + 2 * (CATCH_UP_ROWS + 4)
+    assert strategy.additive_head.counts.sum() == rows_given
 
 
 def test_only_the_newest_rows_of_a_changed_label_are_taken() -> None:
