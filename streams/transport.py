@@ -23,16 +23,20 @@ tests/contracts/test_faust_transport.py; must not know agents.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from streams.chunks import CHUNK_ROWS, CLOSED_POLL_S, Bounds, Buffered, Chunk, cut
 from streams.decoding import Record, records_of
+
+log = logging.getLogger(__name__)
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
@@ -72,7 +76,10 @@ class FastConsumer(driver.Consumer):
             return
         if not self.flow_active:
             # The fetch ended after Faust had stopped the flow: read it again later, as Faust does.
-            await self.perform_seek()
+            try:
+                await self.perform_seek()
+            except KafkaError as error:  # partitions went meanwhile: Faust seeks in the new ones
+                log.warning("what was fetched as partitions moved is read again: %s", error)
             return
         epoch = self._epoch
         for tp, rows in turns(fetched):
