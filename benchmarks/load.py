@@ -6,16 +6,15 @@ waits too. Owns the clock and the pairing of answers; must not know what is meas
 
 from __future__ import annotations
 
-import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.deployment import Wire, questions
 from schemas import Interaction, Prediction
+from streams.app import spare_the_collector
 
 PATIENCE_S = 20.0
 
@@ -64,7 +63,7 @@ def drive(
     count = max(1, round(rate * seconds))
     rows = questions([texts[n % len(texts)] for n in range(count)], name=name)
     asked: dict[str, Answered] = {}
-    gc.collect()  # not while texts are sent
+    spare_the_collector()  # else it would stop sender and reader for half a second
     begin = time.monotonic() + 0.05
     due_s = begin
     for row in rows:
@@ -77,29 +76,14 @@ def drive(
     for thread in threads:
         thread.start()
     left, end = set(asked), due_s + PATIENCE_S
-    with no_collection():
-        while (left or any(t.is_alive() for t in threads)) and time.monotonic() < end:
-            for answer in wire.read(0.01):
-                if answer.interaction in asked:
-                    asked[answer.interaction].answers.append((time.monotonic(), answer))
-                    left.discard(answer.interaction)
+    while (left or any(t.is_alive() for t in threads)) and time.monotonic() < end:
+        for answer in wire.read(0.01):
+            if answer.interaction in asked:
+                asked[answer.interaction].answers.append((time.monotonic(), answer))
+                left.discard(answer.interaction)
     for thread in threads:
         thread.join()
     return list(asked.values())
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Keep this process from looking for garbage: that would take half a second of all answers.
-
-    Yields:
-        Once.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _send(wire: Wire, rows: Sequence[Interaction], asked: Mapping[str, Answered]) -> None:

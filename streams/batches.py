@@ -19,7 +19,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from streams.chunks import Chunk
 from streams.decoding import Record, record_of
-from streams.gathering import Gathering, Turn
+from streams.gathering import Gathering
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ async def each_batch(
         while batch := await gathering.batch():  # 1
             records, complete = batch
             before = running[-1] if running else None
-            work = _work(stream.app, records, handle, publish, transient, gathering.begin_turn())
+            gathering.begin_turn()
+            work = _work(stream.app, records, handle, publish, transient, gathering.end_turn)
             running.append(
                 asyncio.create_task(_settle(work, before, unacknowledged, complete))  # 2, 3
             )
@@ -138,12 +139,12 @@ async def _work(
     handle: Callable[[list[Record]], Awaitable[T]],
     publish: Callable[[T], Awaitable[None]] | None,
     transient: tuple[type[BaseException], ...],
-    turn: Turn,
+    handled: Callable[[], None],
 ) -> None:
     try:
         found = await _until_durable(app, records, partial(handle, records), transient)
     finally:
-        turn.end()
+        handled()
     if publish is not None:
         await _until_durable(app, records, partial(publish, found), transient)
 

@@ -7,24 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 E = TypeVar("E")
 R = TypeVar("R")
-
-
-class Turn:
-    """A batch's time with what can do one thing at once; ended once, however often it is said."""
-
-    def __init__(self, ended: Callable[[], None]) -> None:
-        self._ended: Callable[[], None] | None = ended
-
-    def end(self) -> None:
-        """Let the next batch have its turn."""
-        if self._ended is not None:
-            self._ended()
-            self._ended = None
 
 
 class Gathering(Generic[E, R]):
@@ -74,12 +61,12 @@ class Gathering(Generic[E, R]):
         """Whether what waits is so little that it stays until a turn ends."""
         return self._turns > 0 and self._count < self.early_rows
 
-    def begin_turn(self) -> Turn:
+    def begin_turn(self) -> None:
         """Say that the batch that was just taken is being worked on."""
         self._turns += 1
-        return Turn(self._end_turn)
 
-    def _end_turn(self) -> None:
+    def end_turn(self) -> None:
+        """Say that one of these batches no longer is; once for each."""
         self._turns -= 1
         self._changed.set()
 
