@@ -21,8 +21,8 @@ program = "import time; time.sleep(600)"
 roles = [RoleProcess(n, [sys.executable, "-c", program], {}, Path(sys.argv[1]) / n) for n in names]
 supervisor = Supervisor(roles, say=print)
 supervisor.start()
-print(*[state.pid for state in supervisor.state()], flush=True)
 try:
+    print(*[state.pid for state in supervisor.state()], flush=True)  # Ctrl-C may follow at once
     while True:
         supervisor.poll()
         time.sleep(0.05)
