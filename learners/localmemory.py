@@ -189,7 +189,7 @@ class LocalMemory:
         )
 
     def of_user(self, user: str) -> list[ReplayRow]:
-        """Read every row of a user, of both parts, sorted by id."""
+        """Read every row of a user, of both parts, in an order of their ids."""
         return [self._rows.kept[id_].row for id_ in self._rows.of_user(user)]
 
     def erase_user(self, user: str) -> int:

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from learners.rehearsal import ReplayRow
+from learners.rehearsal import ReplayRow, id_bytes
 
 Part = Literal["t", "h"]
 """A row trains, or is held out."""
@@ -168,8 +168,8 @@ class LocalRows:
         return sorted((self.kept[id_] for id_ in slots.ids()), key=lambda kept: kept.arrival)
 
     def of_user(self, user: str) -> list[str]:
-        """List a user's rows, sorted."""
-        return sorted(self._users.get(user, ()))
+        """List a user's rows, in the order of their ids as they are stored."""
+        return sorted(self._users.get(user, ()), key=id_bytes)
 
     def state(self) -> SavedRows:
         """Copy all rows with their places."""

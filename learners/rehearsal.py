@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
@@ -60,9 +61,10 @@ RECENT_ROWS = 2_000
 LAST_LEVEL = 32  # of the grid of losses, both ways from loss 1
 STEPS_OF_OCTAVE = 4
 PRIORITY_POWER = 0.6  # Schaul et al., section 4: proportional variant
-PLACE_BYTES = 22  # of a row's name and place, stored beside it
+PLACE_BYTES = 26  # of a row's name, place and number of its class, stored beside it
 
-_fields = msgspec.msgpack.Decoder(tuple[str, str, Label, str, int, bool])
+_decoder = msgspec.msgpack.Decoder()  # untyped: the last field may be missing
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,20 +243,49 @@ def levels_told(ids: Sequence[str], losses: Sequence[float]) -> dict[str, int]:
     return told
 
 
-def written(row: ReplayRow) -> bytes:
-    """Write a row as it is stored: MessagePack, fields in their order."""
-    fields = (row.id, row.user, row.label, row.text, row.revision, row.held_out)
-    return msgspec.msgpack.encode(fields)
-
-
-def read_back(data: bytes) -> ReplayRow:
-    """Read what `written` wrote.
+def id_bytes(id_: str) -> bytes:
+    r"""Give an id as it is stored: of a UUID as it is usually written, the 16 bytes it stands for.
 
     Example:
-        >>> read_back(written(ReplayRow("a", "u", ("x", "y"), "text", revision=2)))
-        ReplayRow(id='a', user='u', label=('x', 'y'), text='text', revision=2, held_out=False)
+        >>> id_bytes("00000000-0000-4000-8000-0000000000ff")[-2:], id_bytes("a")
+        (b'\\x00\\xff', b'a')
     """
-    return ReplayRow(*_fields.decode(data))
+    return bytes.fromhex(id_.replace("-", "")) if _UUID.fullmatch(id_) else id_.encode()
+
+
+def written(row: ReplayRow) -> bytes:
+    """Write a row as it is stored, without its class, which is stored once for all of its rows.
+
+    Returns:
+        How many bytes of the id come first (16, or 0), these, and MessagePack: the id if they are
+        0, and the other fields in their order; the label where it is a list.
+    """
+    short = id_bytes(row.id) if _UUID.fullmatch(row.id) else b""
+    fields = ("" if short else row.id, row.user, row.text, row.revision, row.held_out)
+    labels = () if isinstance(row.label, str) else (row.label,)
+    return bytes((len(short),)) + short + msgspec.msgpack.encode((*fields, *labels))
+
+
+def read_back(data: bytes, class_: str) -> ReplayRow:
+    """Read what `written` wrote.
+
+    Args:
+        data: what it wrote.
+        class_: the row's `balanced_class`.
+
+    Example:
+        >>> read_back(written(ReplayRow("a", "u", ("x", "y"), "text", revision=2)), "x")
+        ReplayRow(id='a', user='u', label=('x', 'y'), text='text', revision=2, held_out=False)
+        >>> read_back(written(ReplayRow("a", "u", "x", "text")), "x").label
+        'x'
+    """
+    start = 1 + data[0]
+    id_, user, text, revision, held_out, *labels = _decoder.decode(data[start:])
+    if start > 1:  # as str(uuid.UUID(...)) writes it, in a third of the time
+        hexes = data[1:start].hex()
+        id_ = f"{hexes[:8]}-{hexes[8:12]}-{hexes[12:16]}-{hexes[16:20]}-{hexes[20:]}"
+    label = tuple(labels[0]) if labels else class_
+    return ReplayRow(id_, user, label, text, revision, held_out)
 
 
 def row_bytes(row: ReplayRow) -> int:

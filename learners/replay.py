@@ -50,12 +50,13 @@ _SAMPLE = Script("replay_sample", parts=["replay_state", "replay_levels"])
 _TELL = Script("replay_tell", parts=["replay_state"])
 _ROWS = Script("replay_rows", parts=["replay_state"])
 _HELD_OUT = Script("replay_held_out", parts=["replay_state"])
+_NAMED = Script("replay_named", parts=["replay_state"])
 _ERASE = Script("replay_erase", parts=["replay_state"])
 
-FORMAT = 2  # of what is stored: another one is another memory
+FORMAT = 3  # of what is stored: another one is another memory
 
 _CHANCES = struct.Struct(">dI")
-_HEAD_BYTES = 14  # before a row, see replay_state.lua
+_HEAD_BYTES, _NUMBER_BYTES = 18, 4  # before a row; of them the last: see replay_state.lua
 
 
 class ReplayMemory:
@@ -105,7 +106,8 @@ class ReplayMemory:
         draws = b"".join(_CHANCES.pack(*chances(row)) for row in rows)
         stored = [written(row) for row in rows]
         names = _names([row.id for row in rows])
-        return OfferReport(*self._run(_OFFER, [*laws, names, draws, *stored]))
+        classes = pack([row.balanced_class for row in rows])
+        return OfferReport(*self._run(_OFFER, [*laws, names, draws, classes, *stored]))
 
     def sample(self, rows: int, *, draws: Sequence[float]) -> list[ReplayRow]:
         """Draw rows that train, with replacement: one round trip.
@@ -123,8 +125,7 @@ class ReplayMemory:
         if rows == 0:
             return []
         packed = pack([float(draw) for draw in draws])
-        drawn = self._run(_SAMPLE, [self.laws.recent_rows, self._cuts, packed])
-        return [_read(row) for row in drawn]
+        return _read(self._run(_SAMPLE, [self.laws.recent_rows, self._cuts, packed]))
 
     def tell(self, ids: Sequence[str], losses: Sequence[float]) -> int:
         """Note the last known loss of rows: one round trip, no effect when told again.
@@ -163,7 +164,7 @@ class ReplayMemory:
         piece: list[Any] = self._run(_ROWS, [-1, piece_rows])
         while piece:
             last, rows = piece
-            yield from (_read(row) for row in rows)
+            yield from _read(rows)
             piece = self._run(_ROWS, [last, piece_rows])
 
     def held_out(self, rows: int) -> list[ReplayRow]:
@@ -178,18 +179,18 @@ class ReplayMemory:
         Returns:
             Always the same rows of the same memory, no row twice, in order of arrival.
         """
-        return [_read(row) for row in self._run(_HELD_OUT, [rows])]
+        return _read(self._run(_HELD_OUT, [rows]))
 
     def get(self, id_: str) -> ReplayRow | None:
         """Read one row by its id, of either part."""
-        stored = cast("bytes | None", self._redis.hget(f"{self._base}rows", _names([id_])))
-        row = None if stored is None else _read(stored)
-        return row if row is not None and row.id == id_ else None
+        named = _read(self._run(_NAMED, [_names([id_])]))
+        return next((row for row in named if row.id == id_), None)
 
     def ids(self) -> list[str]:
         """List the ids of all rows, of both parts, sorted; reads in pieces, for audits."""
         pieces = self._redis.hscan_iter(f"{self._base}rows", count=1000)
-        return sorted({_read(cast("bytes", stored)).id for _, stored in pieces})
+        rows = (read_back(cast("bytes", stored)[_HEAD_BYTES:], "") for _, stored in pieces)
+        return sorted({row.id for row in rows})
 
     def size(self) -> ReplaySize:
         """Count what is in memory."""
@@ -221,5 +222,12 @@ def _names(ids: Sequence[str]) -> bytes:
     return b"".join(digest.digest() for digest in digests)
 
 
-def _read(stored: bytes) -> ReplayRow:
-    return read_back(stored[_HEAD_BYTES:])
+def _read(answer: Sequence[Any]) -> list[ReplayRow]:
+    """Read what a script answers of rows: those that are there, numbers of classes, and classes."""
+    stored, numbers, classes = answer
+    class_of = {n: class_.decode() for n, class_ in zip(numbers, classes, strict=True)}
+    return [
+        read_back(row[_HEAD_BYTES:], class_of[row[_HEAD_BYTES - _NUMBER_BYTES : _HEAD_BYTES]])
+        for row in stored
+        if row is not None
+    ]

@@ -1,7 +1,7 @@
 -- Read held-out rows evenly over their classes, and of each class evenly from its oldest row to its
 -- newest: always the same ones of the same memory.
 --
--- ARGV: how many at most. Answers the rows in order of arrival.
+-- ARGV: how many at most. Answers the rows in order of arrival, as `answer` gives them.
 local classes, held = classes_of('h'), counts['rows:h']
 local left = math.min(tonumber(ARGV[1]), held)
 while left > 0 do -- one more row of every class that has one
@@ -40,4 +40,4 @@ for _, class in ipairs(classes) do
   end
 end
 table.sort(names, is_older)
-return rows_of(names)
+return answer(names)

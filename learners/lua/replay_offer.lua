@@ -1,7 +1,7 @@
 -- Offer rows in order, atomically, and evict until the memory is within its bounds.
 --
 -- ARGV: policy, recent_rows, max_rows, max_bytes, held_out_rows, names in one string, chances (admit in
---   [0,1), seed) of 12 bytes each in one string, then one row an offer.
+--   [0,1), seed) of 12 bytes each in one string, MessagePack array of classes, then one row an offer.
 -- Answers: added, replaced, known, passed, evicted.
 local policy, recent_rows = ARGV[1], tonumber(ARGV[2])
 local max_rows, max_bytes, held_out_rows = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -119,14 +119,14 @@ local function make_room(part, class, needed)
 end
 
 -- Which of the offered rows may be there: most are not, and need not be looked for one by one.
-local offered, may_be_there = names_in(ARGV[6]), {}
+local offered, classes, may_be_there = names_in(ARGV[6]), cmsgpack.unpack(ARGV[8]), {}
 for n, value in ipairs(rows_of(offered)) do
   may_be_there[offered[n]] = value and true
 end
 
 for n, name in ipairs(offered) do
-  local written = ARGV[7 + n]
-  local row = read_row(struct.pack(HEAD, 0, 0, 0, 0) .. written)
+  local written = ARGV[8 + n]
+  local row = read_row(struct.pack(HEAD, 0, 0, 0, 0, '    ') .. written, classes[n])
   local value = may_be_there[name] and stored(name)
   may_be_there[name] = true
   local at = value and read_row(value)

@@ -1,7 +1,7 @@
 -- Read a piece of the train part in order of arrival.
 --
--- ARGV: arrival after which to start, how many rows at most. Answers {arrival of the last one, rows},
--- or nothing when there is none.
+-- ARGV: arrival after which to start, how many rows at most. Answers {arrival of the last one, what
+-- `answer` gives}, or nothing when there is none.
 local after, most, names, last = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, nil
 for _, page in ipairs(pages_of('t')) do
   if PAGE * (page + 1) > after and #names < most then
@@ -17,4 +17,4 @@ end
 if #names == 0 then
   return {}
 end
-return {string.format('%.0f', last), rows_of(names)}
+return {string.format('%.0f', last), answer(names)}

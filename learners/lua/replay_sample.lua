@@ -1,11 +1,11 @@
 -- Draw rows of the train part, with replacement; reads only.
 --
 -- ARGV: recent_rows, MessagePack array of {law, start, width} in order of start, MessagePack array of
--- draws in [0,1). Answers the rows, one a draw.
+-- draws in [0,1). Answers the rows, one a draw, as `answer` gives them.
 local recent_rows, cuts = tonumber(ARGV[1]), cmsgpack.unpack(ARGV[2])
 local classes = classes_of('t')
 if #classes == 0 then
-  return {}
+  return answer({})
 end
 local total, ends = 0, {}
 for n, class in ipairs(classes) do
@@ -71,4 +71,4 @@ for n, draw in ipairs(cmsgpack.unpack(ARGV[3])) do
   local law, stretched = law_of(draw)
   names[n] = law(stretched)
 end
-return rows_of(names)
+return answer(names)

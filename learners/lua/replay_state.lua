@@ -3,23 +3,26 @@
 -- KEYS[1] is the start of every key; its hash tag keeps them in one cluster slot. A row lives in one
 -- of two parts: t (train) and h (held out). Its name is a hash of its id, of 8 bytes; lists of rows
 -- are names without anything between them, since what each row costs is mostly such places.
---   rows              hash: name to its head (slot, level, slot in its level, arrival) and the row as
---                     the caller wrote it: MessagePack {id, user, label, text, revision, held out}
+--   rows              hash: name to its head (slot, level, slot in its level, arrival, number of its
+--                     class) and the rest as the caller wrote it: how many bytes of an id come
+--                     first, these, and MessagePack {id if not, user, text, revision, held out,
+--                     and the labels where they are a list}
+--   numbers, classes  hashes: class to its number, 4 bytes, and back, while a row has it
 --   sizes:<part>      hash: class to how many rows it has
 --   slots:<part>:<c>  list of names; a row that leaves is replaced by the last one
 --   levels            hash: level of the last told loss to how many rows of t have it; 'new': untold
 --   level:<l>         list of names, as slots
 --   order:<part>      hash: page to {arrival within the page, name}, 9 bytes each, by arrival
 --   users             hash: bucket of users to the list of their rows' names
---   n                 hash: rows:<part>, bytes:<part>, offers, arrivals
+--   n                 hash: rows:<part>, bytes:<part>, offers, arrivals, classes (that ever came)
 local base = KEYS[1]
 local PARTS = {'t', 'h'}
-local NAME, HEAD = 8, '>I4bI4I5'
-local HEAD_BYTES = 14
+local NAME, HEAD = 8, '>I4bI4I5c4'
+local HEAD_BYTES = 18
 local UNTOLD, OF_NO_LEVEL = 'new', -128 -- in a head, untold is 127
 local PAGE, ENTRY = 128, 9 -- arrivals of a page, and bytes of one
 local SHRUNK = 256 -- rows by which a list shrinks until its memory is given back
-local COUNTS = {'rows:t', 'rows:h', 'bytes:t', 'bytes:h', 'offers', 'arrivals'}
+local COUNTS = {'rows:t', 'rows:h', 'bytes:t', 'bytes:h', 'offers', 'arrivals', 'classes'}
 
 local counts, sizes, levels = {}, {}, {} -- read once, kept true, and written by `save`
 for n, value in ipairs(redis.call('HMGET', base .. 'n', unpack(COUNTS))) do
@@ -62,8 +65,41 @@ local function entries_of(part, page)
   return redis.call('HGET', base .. 'order:' .. part, page) or ''
 end
 
+local numbers, class_of = {}, {} -- of the classes that this call met
+
+local function number_of(class)
+  local number = numbers[class] or redis.call('HGET', base .. 'numbers', class)
+  if not number then
+    counts.classes = counts.classes + 1
+    number = struct.pack('>I4', counts.classes)
+    redis.call('HSET', base .. 'numbers', class, number)
+    redis.call('HSET', base .. 'classes', number, class)
+  end
+  numbers[class], class_of[number] = number, class
+  return number
+end
+
+local function class_numbered(number)
+  local class = class_of[number] or redis.call('HGET', base .. 'classes', number)
+  numbers[class], class_of[number] = number, class
+  return class
+end
+
+local function forget_empty_classes()
+  for _, part in ipairs(PARTS) do
+    for class in pairs(sizes[part].changed) do
+      if not sizes.t.sizes[class] and not sizes.h.sizes[class] and numbers[class] then
+        redis.call('HDEL', base .. 'classes', numbers[class])
+        redis.call('HDEL', base .. 'numbers', class)
+        numbers[class] = nil
+      end
+    end
+  end
+end
+
 -- Write what changed. Every script that changes anything ends with it.
 local function save()
+  forget_empty_classes()
   for part, one in pairs(newest) do
     write_page(part, one.page, one.entries)
   end
@@ -101,14 +137,18 @@ local function stored(name)
   return redis.call('HGET', base .. 'rows', name)
 end
 
--- What is known of a row, from what is stored of it.
-local function read_row(value)
+-- What is known of a row, from what is stored of it; `class` where the row has no number yet.
+local function read_row(value, class)
   local row = {}
-  row.slot, row.level, row.level_slot, row.arrival = struct.unpack(HEAD, value)
-  row.id, row.user, row.label, row.text, row.revision, row.held_out = unpack(
-    cmsgpack.unpack(string.sub(value, HEAD_BYTES + 1)))
+  row.slot, row.level, row.level_slot, row.arrival, row.number = struct.unpack(HEAD, value)
+  local fields = HEAD_BYTES + 2 + string.byte(value, HEAD_BYTES + 1)
+  row.id, row.user, row.text, row.revision, row.held_out = unpack(
+    cmsgpack.unpack(string.sub(value, fields)))
+  if fields > HEAD_BYTES + 2 then
+    row.id = string.sub(value, HEAD_BYTES + 2, fields - 1)
+  end
   row.part = row.held_out and 'h' or 't'
-  row.class = type(row.label) == 'string' and row.label or row.label[1] or ''
+  row.class = class or class_numbered(row.number)
   row.bytes = #value + NAME
   return row
 end
@@ -117,11 +157,16 @@ local function level_name(level)
   return level == 127 and UNTOLD or string.format('%d', level)
 end
 
--- Append a row to a list whose size is `of.sizes[of_name]`. Answers its slot.
+-- Append a row to a list whose size is `of.sizes[of_name]`. Answers its slot. A list that is full
+-- becomes an eighth longer: the server alone would take twice as much.
 local function join_list(of, of_name, list, name)
   local slot = of.sizes[of_name] or 0
   of.sizes[of_name], of.changed[of_name] = slot + 1, true
-  redis.call('SETRANGE', base .. list, NAME * slot, name)
+  local used = NAME * (slot + 1)
+  if redis.call('SETRANGE', base .. list, NAME * slot, name) == used then
+    local spare = string.rep('\0', NAME * math.floor(slot / 8))
+    redis.call('SET', base .. list, redis.call('GETRANGE', base .. list, 0, used - 1) .. spare)
+  end
   return slot
 end
 
@@ -219,8 +264,9 @@ local function name_from_newest(rank)
   end
 end
 
+-- One of 1,024: few for a large memory, since each costs the server what five names do.
 local function bucket_of(user)
-  return string.sub(redis.sha1hex(user), 1, 3)
+  return math.floor(tonumber(string.sub(redis.sha1hex(user), 1, 3), 16) / 4)
 end
 
 local function names_in(list)
@@ -238,16 +284,16 @@ end
 
 local function leave_user(user, name)
   local bucket = bucket_of(user)
-  local list, kept = redis.call('HGET', base .. 'users', bucket), {}
-  for _, other in ipairs(names_in(list)) do
-    if other ~= name then
-      kept[#kept + 1] = other
-    end
+  local list = redis.call('HGET', base .. 'users', bucket)
+  local at = string.find(list, name, 1, true)
+  while at % NAME ~= 1 do -- the end of one name and the start of the next
+    at = string.find(list, name, at + 1, true)
   end
-  if #kept == 0 then
+  list = string.sub(list, 1, at - 1) .. string.sub(list, at + NAME)
+  if list == '' then
     redis.call('HDEL', base .. 'users', bucket)
   else
-    redis.call('HSET', base .. 'users', bucket, table.concat(kept))
+    redis.call('HSET', base .. 'users', bucket, list)
   end
 end
 
@@ -278,7 +324,8 @@ local function insert(name, row, written)
   end
   join_order(row.part, arrival, name)
   join_user(row.user, name)
-  redis.call('HSET', base .. 'rows', name, struct.pack(HEAD, slot, level, level_slot, arrival) .. written)
+  redis.call('HSET', base .. 'rows', name,
+    struct.pack(HEAD, slot, level, level_slot, arrival, number_of(row.class)) .. written)
   count(row.part, 1, HEAD_BYTES + NAME + #written)
 end
 
@@ -292,4 +339,20 @@ local function rows_of(names)
     end
   end
   return rows
+end
+
+-- The same, as the caller reads them: {rows, numbers of their classes, those classes}.
+local function answer(names)
+  local rows, met, found = rows_of(names), {}, {}
+  for _, value in ipairs(rows) do
+    local number = value and string.sub(value, HEAD_BYTES - 3, HEAD_BYTES)
+    if number and not found[number] then
+      found[number], met[#met + 1] = true, number
+    end
+  end
+  local classes = {}
+  for n, number in ipairs(met) do
+    classes[n] = class_numbered(number)
+  end
+  return {rows, met, classes}
 end

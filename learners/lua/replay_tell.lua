@@ -5,9 +5,9 @@ local there = 0
 for n, level in ipairs(cmsgpack.unpack(ARGV[2])) do
   local name = string.sub(ARGV[1], NAME * n - NAME + 1, NAME * n)
   local value = stored(name)
-  local slot, before, level_slot, arrival = 0, OF_NO_LEVEL, 0, 0
+  local slot, before, level_slot, arrival, number = 0, OF_NO_LEVEL, 0, 0, nil
   if value then
-    slot, before, level_slot, arrival = struct.unpack(HEAD, value)
+    slot, before, level_slot, arrival, number = struct.unpack(HEAD, value)
   end
   if before ~= OF_NO_LEVEL then
     there = there + 1
@@ -16,7 +16,7 @@ for n, level in ipairs(cmsgpack.unpack(ARGV[2])) do
       leave_list(levels_now(), from, 'level:' .. from, level_slot, 6)
       level_slot = join_list(levels_now(), to, 'level:' .. to, name)
       redis.call('HSET', base .. 'rows', name,
-        struct.pack(HEAD, slot, level, level_slot, arrival) .. string.sub(value, HEAD_BYTES + 1))
+        struct.pack(HEAD, slot, level, level_slot, arrival, number) .. string.sub(value, HEAD_BYTES + 1))
     end
   end
 end

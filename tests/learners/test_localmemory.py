@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from uuid import UUID
 
 import pytest
 import redis as redis_client
@@ -23,7 +24,7 @@ LABELS: list[Label] = ["a", "a", "a", "b", "c", ("d", "a"), ()]
 
 def some_row(n: int, chance: random.Random, *, revision: int = 1) -> ReplayRow:
     return ReplayRow(
-        id=str(n),
+        id=str(UUID(int=n)) if n % 2 else str(n),
         user=f"u{chance.randrange(25)}",
         label=chance.choice(LABELS),
         text="x" * chance.randrange(1, 80),
@@ -64,7 +65,10 @@ def test_both_memories_do_the_same_for_a_long_time(
         next_id += len(rows)
         known = remote.ids()
         if known:
-            rows += [some_row(int(chance.choice(known)), chance, revision=step) for _ in range(2)]
+            numbers = [
+                UUID(id_).int if "-" in id_ else int(id_) for id_ in chance.choices(known, k=2)
+            ]
+            rows += [some_row(n, chance, revision=step) for n in numbers]
         report = local.offer(rows)
         assert report == remote.offer(rows)
         total = OfferReport(*(a + b for a, b in zip(total, report, strict=True)))

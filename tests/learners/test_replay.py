@@ -197,7 +197,7 @@ def test_a_user_is_erased_from_both_parts(make: MakeMemory, redis: redis_client.
     for user in range(7):
         memory.erase_user(f"u{user}")
     assert memory.size() == (0, 0, 0)
-    assert list(redis.scan_iter()) == [b"test:{r.intents}:2:n"]
+    assert list(redis.scan_iter()) == [b"test:{r.intents}:3:n"]
 
 
 @pytest.mark.parametrize("policy", ["class-balanced", "reservoir"])
@@ -262,7 +262,7 @@ def test_a_list_that_has_become_short_gives_its_memory_back(
     memory = make(max_rows=2_000, max_bytes=10**7)
     memory.offer([row(n, "a") for n in range(2_000)])
     memory.offer([row(n, f"b{n % 9}") for n in range(2_000, 4_000)])
-    assert redis.strlen("test:{r.intents}:2:slots:t:a") < 8 * 600
+    assert redis.strlen("test:{r.intents}:3:slots:t:a") < 8 * 600
 
 
 def test_two_ids_of_one_name_do_not_mix(make: MakeMemory, monkeypatch: pytest.MonkeyPatch) -> None:

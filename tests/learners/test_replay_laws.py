@@ -188,7 +188,7 @@ def test_telling_again_changes_nothing_and_what_is_not_there_is_passed_over(
     before = (memory.size(), memory.sample(50, draws=draws(50)))
     assert memory.tell(["1", "2", "1"], [7.0, 2.0, 0.5]) == 2
     assert (memory.size(), memory.sample(50, draws=draws(50))) == before
-    assert redis.hlen("laws:{r.t}:2:rows") == 10
+    assert redis.hlen("laws:{r.t}:3:rows") == 10
 
 
 def test_a_revised_row_is_the_newest_and_of_no_known_loss(redis: redis_client.Redis) -> None:
@@ -197,7 +197,7 @@ def test_a_revised_row_is_the_newest_and_of_no_known_loss(redis: redis_client.Re
     memory.tell(["0", "1", "2"], [1e9, 1e-9, 1e-9])
     memory.offer([row(0, "b", revision=2)])
     assert [each.id for each in memory.rows()] == ["1", "2", "0"]
-    assert redis.hgetall("laws:{r.t}:2:levels") == {b"new": b"1", b"-32": b"2"}
+    assert redis.hgetall("laws:{r.t}:3:levels") == {b"new": b"1", b"-32": b"2"}
 
 
 @pytest.mark.parametrize("loss", [-0.1, float("nan"), float("inf")])
@@ -208,7 +208,7 @@ def test_a_loss_that_is_none_is_refused_and_nothing_is_told(
     memory.offer([row(0), row(1)])
     with pytest.raises(ValueError, match="the loss of '1' is .*: it must be finite"):
         memory.tell(["0", "1"], [1.0, loss])
-    assert redis.hgetall("laws:{r.t}:2:levels") == {b"new": b"2"}
+    assert redis.hgetall("laws:{r.t}:3:levels") == {b"new": b"2"}
     with pytest.raises(ValueError, match="1 losses for 2 ids: one each is needed"):
         memory.tell(["0", "1"], [1.0])
 
@@ -265,11 +265,11 @@ def test_writers_that_offer_tell_and_erase_at_once_leave_a_bounded_whole_memory(
     size = memory.size().rows
     assert 0 < size <= 50
     assert len(memory.ids()) == size == len(list(memory.rows()))
-    levels = redis.hvals("laws:{r.t}:2:levels")
+    levels = redis.hvals("laws:{r.t}:3:levels")
     assert sum(int(count) for count in levels) == size
     for user in range(7):
         memory.erase_user(f"u{user}")
-    assert list(redis.scan_iter()) == [b"laws:{r.t}:2:n"]
+    assert list(redis.scan_iter()) == [b"laws:{r.t}:3:n"]
 
 
 def test_wrong_laws_are_refused() -> None:

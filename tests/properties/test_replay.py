@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import struct
 from typing import NamedTuple
+from uuid import UUID
 
 import redis as redis_client
 from hypothesis import HealthCheck, given, settings
@@ -18,9 +19,18 @@ from schemas.fields import Label
 
 _run = itertools.count()
 some_labels: st.SearchStrategy[Label] = st.sampled_from(["a", "b", "c", (), ("a", "z"), ("q",)])
+
+
+def id_numbered(number: int) -> str:
+    """Give a UUID, one written in another way, or another id."""
+    uuid = str(UUID(int=number << 64, version=4))
+    return (uuid, uuid.upper(), str(number))[number % 3]
+
+
+some_ids = st.integers(0, 25).map(id_numbered)
 rows = st.builds(
     ReplayRow,
-    id=st.integers(0, 25).map(str),
+    id=some_ids,
     user=st.sampled_from(["u", "v", "w:x"]),
     label=some_labels,
     text=st.text(min_size=1, max_size=60),
@@ -38,7 +48,7 @@ class Told(NamedTuple):
 
 Step = list[ReplayRow] | str | Told
 told = st.lists(
-    st.tuples(st.integers(0, 25).map(str), st.floats(0.0, 1e6) | st.sampled_from([0.0, 0.3, 3.0])),
+    st.tuples(some_ids, st.floats(0.0, 1e6) | st.sampled_from([0.0, 0.3, 3.0])),
     min_size=1,
     max_size=12,
 ).map(lambda pairs: Told([id_ for id_, _ in pairs], [loss for _, loss in pairs]))
@@ -61,6 +71,21 @@ def read_hash(redis: redis_client.Redis, key: str) -> dict[str, bytes]:
 
 
 NAME, HEAD, ENTRY = 8, struct.Struct(">IbI"), 9  # as in replay_state.lua
+HEAD_BYTES = 18  # the number of the class last
+
+
+def read_rows(redis: redis_client.Redis, base: str) -> dict[bytes, ReplayRow]:
+    """Read every row by its name; classes have a number each, and no others are kept."""
+    classes = {number: class_ for class_, number in read_hash(redis, f"{base}numbers").items()}
+    named: dict[bytes, bytes] = redis.hgetall(f"{base}classes")  # type: ignore[assignment]
+    assert {number: class_.decode() for number, class_ in named.items()} == classes
+    rows: dict[bytes, bytes] = redis.hgetall(f"{base}rows")  # type: ignore[assignment]
+    read = {
+        name: read_back(value[HEAD_BYTES:], classes[value[HEAD_BYTES - 4 : HEAD_BYTES]])
+        for name, value in rows.items()
+    }
+    assert {row.balanced_class for row in read.values()} == set(classes.values())
+    return read
 
 
 def names_in(packed: bytes, *, start: int = 0, step: int = NAME) -> list[bytes]:
@@ -94,7 +119,7 @@ def check_levels(redis: redis_client.Redis, base: str, stored: dict[bytes, bytes
 def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) -> None:
     """Every row is in exactly one slot of its class; lists have no holes; sums are true."""
     stored: dict[bytes, bytes] = redis.hgetall(f"{base}rows")  # type: ignore[assignment]
-    decoded = {name: read_back(value[14:]) for name, value in stored.items()}
+    decoded = read_rows(redis, base)
     seen: list[bytes] = []
     for part in "th":
         for class_, count in read_hash(redis, f"{base}sizes:{part}").items():
@@ -113,8 +138,8 @@ def check_structure(redis: redis_client.Redis, base: str, memory: ReplayMemory) 
     assert check_levels(redis, base, stored) == training
     buckets: dict[str, set[bytes]] = {}
     for name, row in decoded.items():
-        bucket = hashlib.sha1(row.user.encode(), usedforsecurity=False).hexdigest()[:3]
-        buckets.setdefault(bucket, set()).add(name)
+        digest = hashlib.sha1(row.user.encode(), usedforsecurity=False).hexdigest()
+        buckets.setdefault(str(int(digest[:3], 16) // 4), set()).add(name)
     users = read_hash(redis, f"{base}users")
     assert {bucket: set(names_in(names)) for bucket, names in users.items()} == buckets
     assert sum(len(names) for names in users.values()) == NAME * len(stored)
@@ -171,14 +196,14 @@ def test_memory_is_bounded_and_whole_after_any_steps(
             assert size.rows <= max_rows
             assert size.bytes <= max_bytes
             assert size.held_out_rows <= held_out_rows
-        check_structure(redis, f"{namespace}:{{r.t}}:2:", memory)
+        check_structure(redis, f"{namespace}:{{r.t}}:3:", memory)
     drawn = memory.sample(8, draws=[n / 8 for n in range(8)])
     assert len(drawn) == (8 if memory.size().rows else 0)
     assert all(row == memory.get(row.id) and not row.held_out for row in drawn)
     probe = memory.held_out(100)
-    ordered = read_order(redis, f"{namespace}:{{r.t}}:2:order:h")
-    stored: dict[bytes, bytes] = redis.hgetall(f"{namespace}:{{r.t}}:2:rows")  # type: ignore[assignment]
-    assert probe == [read_back(stored[name][14:]) for name in ordered]
+    ordered = read_order(redis, f"{namespace}:{{r.t}}:3:order:h")
+    rows = read_rows(redis, f"{namespace}:{{r.t}}:3:")
+    assert probe == [rows[name] for name in ordered]
     some = memory.held_out(2)
     assert some == [row for row in probe if row in some]  # in order of arrival too
     in_order = list(memory.rows(piece_rows=2))
@@ -186,7 +211,7 @@ def test_memory_is_bounded_and_whole_after_any_steps(
     for user in ("u", "v", "w:x"):
         memory.erase_user(user)
     assert {bytes(key) for key in redis.scan_iter(f"{namespace}:*")} <= {
-        f"{namespace}:{{r.t}}:2:n".encode()
+        f"{namespace}:{{r.t}}:3:n".encode()
     }
 
 
