@@ -23,8 +23,9 @@ from torch import Tensor
 
 from learners.heads.base import NEVER, Arrays, Floats, Meta
 from learners.heads.calibration import Calibration
-from learners.heads.choice import Chooser, HeadOptions, held_out_loss
+from learners.heads.choice import DEFAULT_OPTIONS, Chooser, HeadOptions, held_out_loss
 from learners.heads.class_drift import unlike
+from learners.heads.freed import give_back
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
 from learners.heads.probes import ProbeRing
@@ -68,7 +69,7 @@ class AdditiveHead:
         seed: int = 0,
         space_id: str = "",
         ring_rows: int = 2_000,
-        options: HeadOptions | None = None,
+        options: HeadOptions = DEFAULT_OPTIONS,
     ) -> None:
         if solver not in CANDIDATES:
             raise ValueError(f"solver {solver!r}: class-balanced or least-squares was expected")
@@ -76,7 +77,6 @@ class AdditiveHead:
         projection = Projection.draw(features=features, width=width, seed=seed)
         lead = min(LEAD, max(1, width // 2)) + 1
         self.sums = AdditiveSums(projection, lead=lead, space_id=space_id)
-        options = options or HeadOptions()
         self.names = LabelNames(features, weight=options.name_weight)
         self._ring = ProbeRing(rows=ring_rows, features=features, dimensions=projection.dimensions)
         self._chooser = Chooser(
@@ -255,8 +255,7 @@ class AdditiveHead:
 
     def _moments(self, alive: Tensor, *, lead: bool) -> Moments:
         moments = self.sums.moments(alive, lead=lead)
-        projection = self.sums.projection
-        centres = self.names.mixed_codes(alive, moments.means, moments.counts, projection)
+        centres = self.names.mixed_codes(alive, moments.means, moments.counts, self.sums.projection)
         return replace(moments, centres=centres)
 
     def _solve_lead(self, *, then_all: bool = False) -> None:
@@ -270,6 +269,7 @@ class AdditiveHead:
             )
         self._lead = self._block(moments.single(), alive)
         if then_all or (self._full.rows and self._chooser.method != before):
+            give_back()  # this takes the most that the head ever needs
             self._full = self._block(self._moments(alive, lead=False), alive)
         self._unsolved = False
         self._calibrate()
@@ -297,6 +297,7 @@ class AdditiveHead:
                 self._solved, self._ring, counts=self.sums.counts, full_rows=self._full.rows
             )
             self._solved = self._assemble()
+            give_back()
 
     def _assemble(self) -> SolvedAdditive:
         """Put solves, means and calibration together."""
@@ -308,8 +309,7 @@ class AdditiveHead:
         constants[: len(self._full.counts)] = torch.from_numpy(self._full.constants)
         lead = torch.from_numpy(self._lead.constants) if fresh.any() else torch.zeros(0)
         means, centre = self._means(known)
-        heard = (counts > 0) | self.names.declared(known)
-        heard &= self.solver == "class-balanced"
+        heard = ((counts > 0) | self.names.declared(known)) & (self.solver == "class-balanced")
         return SolvedAdditive(
             labels=tuple(self.labels[:known]),
             calibration=self._calibration,

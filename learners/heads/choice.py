@@ -60,6 +60,9 @@ class HeadOptions:
     name_weight: float = 1.0
 
 
+DEFAULT_OPTIONS = HeadOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class _Trial:
     """One method at one strength, on held-out rows.
