@@ -2,8 +2,9 @@
 
 Run as a file, `python calibrating.py FOLDER`, so that it loads no torch: calibration works in
 Python for seconds, and in the serving process it would hold up every answer. Owns the folder's
-files: reads `tokens.npz` (`ids` of all texts on end, `lengths`) and `fp32.xml` or `fp32.onnx`,
-writes `int8.xml` or `int8.onnx`. Both methods are post-training quantisation for transformers:
+files: reads `fp32.xml` or `fp32.onnx`, writes `int8.xml` or `int8.onnx`. Texts come as `written`
+gives them, by standard input and never by a file. Its end is the end of who asked: the folder goes
+then, and this process too. Both methods are post-training quantisation for transformers:
 8-bit weights by channel, fixed 8-bit activations by tensor, SmoothQuant (Xiao et al., ICML 2023)
 and bias correction; nncf's for OpenVINO, this module's own for ONNX Runtime, whose tools do not
 smooth. Activation ranges are fixed here, so that no answer depends on the other texts in its batch.
@@ -13,12 +14,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,39 +39,69 @@ SMALLEST = 1e-5  # of a channel: one that is silent in all texts has no scale
 Floats = NDArray[np.float32]
 
 
-def batches(folder: Path) -> Iterator[NDArray[np.int64]]:
-    """Read the texts.
+Texts = Sequence[NDArray[np.int64]]
+"""Token ids and mask of one text each, [1, 2, tokens]."""
 
-    Args:
-        folder: with `tokens.npz`.
 
-    Yields:
-        One text at a time, int64 [1, 2, tokens]: ids and mask.
+def written(token_ids: Sequence[Sequence[int]]) -> bytes:
+    """Write token ids of texts, none of them empty, as `read_texts` reads them."""
+    lengths = [len(ids) for ids in token_ids]
+    parts = [np.array(part, dtype=np.int64) for part in ([len(lengths)], lengths, *token_ids)]
+    return np.concatenate(parts).tobytes()
+
+
+def read_texts(file: IO[bytes]) -> Texts:
+    """Read what `written` gave, and no byte more; less is an `EOFError`.
+
+    Example:
+        >>> import io
+        >>> read_texts(io.BytesIO(written([[7, 8], [9]])))[0].tolist()
+        [[[7, 8], [1, 1]]]
     """
-    with np.load(folder / "tokens.npz") as file:
-        ids, lengths = file["ids"], file["lengths"]
-    for row in np.split(ids, np.cumsum(lengths)[:-1]):
-        yield np.stack([row, np.ones_like(row)])[None]
+
+    def numbers(count: int) -> NDArray[np.int64]:
+        data = file.read(8 * count)
+        if len(data) < 8 * count:
+            raise EOFError(f"{len(data)} bytes came, of {8 * count}")
+        return np.frombuffer(data, dtype=np.int64)
+
+    lengths = numbers(int(numbers(1)[0]))
+    rows = np.split(numbers(int(lengths.sum())), np.cumsum(lengths)[:-1])
+    return [np.stack([row, np.ones_like(row)])[None] for row in rows]
 
 
 def main(folder: Path) -> None:
     """Read the folder's graph and texts, and write the calibrated graph."""
     os.nice(max(0, NICE - os.nice(0)))
     warnings.simplefilter("ignore")
+    try:
+        texts = read_texts(sys.stdin.buffer)
+    except EOFError:
+        _end(folder)
+    threading.Thread(target=_end_with_input, args=(folder,), daemon=True).start()
     if (folder / "fp32.onnx").is_file():
-        by_onnx(folder)
+        by_onnx(folder, texts)
     else:
-        by_nncf(folder)
+        by_nncf(folder, texts)
 
 
-def by_nncf(folder: Path) -> None:
+def _end_with_input(folder: Path) -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing more is ever written
+    _end(folder)
+
+
+def _end(folder: Path) -> NoReturn:
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+def by_nncf(folder: Path, texts: Texts) -> None:
     """Turn `fp32.xml` into `int8.xml`."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as documented
     import nncf
     import openvino as ov
 
     nncf.set_log_level(logging.ERROR)
-    texts = list(batches(folder))
     calibrated = nncf.quantize(
         ov.Core().read_model(folder / "fp32.xml"),
         nncf.Dataset(texts),
@@ -114,7 +147,7 @@ class Fit:
         return np.asarray((values - self.zero) * self.step, dtype=np.float32)
 
 
-def by_onnx(folder: Path) -> None:
+def by_onnx(folder: Path, texts: Texts) -> None:
     """Turn `fp32.onnx` into `int8.onnx`.
 
     Raises:
@@ -132,7 +165,7 @@ def by_onnx(folder: Path) -> None:
             products.setdefault(node.input[0], []).append(node)
     if not products:
         raise ValueError("nothing in this graph multiplies by weights")
-    seen = watch(model, list(products), batches(folder))
+    seen = watch(model, list(products), texts)
     before: dict[str, list[NodeProto]] = {}
     for place, (source, nodes) in enumerate(products.items()):
         before[nodes[0].output[0]] = _quantise(
@@ -148,9 +181,7 @@ def by_onnx(folder: Path) -> None:
     onnx.save(model, folder / "int8.onnx")
 
 
-def watch(
-    model: ModelProto, names: Sequence[str], texts: Iterator[NDArray[np.int64]]
-) -> dict[str, Seen]:
+def watch(model: ModelProto, names: Sequence[str], texts: Texts) -> dict[str, Seen]:
     """Run a graph on texts, and see what some of its values are.
 
     Args:

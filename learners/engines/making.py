@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import IO, Any, Literal, Protocol, cast
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -180,33 +181,48 @@ class Maker:
         else:
             ov, _ = vino.library(), vino.compressor()
             ov.save_model(self._converted.model, folder / "fp32.xml", compress_to_fp16=False)
-        rows = [ids for ids in token_ids if ids]
-        np.savez(
-            folder / "tokens.npz",
-            ids=np.concatenate([np.array(ids, dtype=np.int64) for ids in rows]),
-            lengths=np.array([len(ids) for ids in rows]),
-        )
         library = LIBRARIES[pair[0]]
-        _run(folder, makes=library.FILES[0])
+        _run(folder, [ids for ids in token_ids if ids], makes=library.FILES[0])
         return library.calibrated_engine(folder, threads=torch.get_num_threads())
 
 
-def _run(folder: Path, *, makes: str) -> None:
-    """Run `learners.engines.calibrating` on a folder.
+def _run(folder: Path, token_ids: Sequence[Sequence[int]], *, makes: str) -> None:
+    """Run `learners.engines.calibrating` on a folder; should this process go, it goes too.
 
     Raises:
         EncoderError: it did not end well.
     """
     command = [sys.executable, "-P", calibrating.__file__, str(folder)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=CALIBRATION_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise EncoderError(f"calibration did not end within {CALIBRATION_TIMEOUT_S:g} s") from error
-    if done.returncode != 0 or not (folder / makes).is_file():
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise EncoderError(f"calibration failed: {said[-1] if said else done.returncode}")
+    said, late = b"", threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(CALIBRATION_TIMEOUT_S, give_up)
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with (
+        suppress(BrokenPipeError),  # it may end before it has read all, or anything
+        subprocess.Popen(command, stdin=pipe, stdout=nothing, stderr=pipe) as process,
+    ):
+        timer.start()
+        try:
+            with suppress(BrokenPipeError):
+                _file(process.stdin).write(calibrating.written(token_ids))
+                _file(process.stdin).flush()
+            said = _file(process.stderr).read()  # to its end; its input stays open until then
+        finally:
+            timer.cancel()
+    if late.is_set():
+        raise EncoderError(f"calibration did not end within {CALIBRATION_TIMEOUT_S:g} s")
+    if process.returncode != 0 or not (folder / makes).is_file():
+        lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
+        raise EncoderError(f"calibration failed: {lines[-1] if lines else process.returncode}")
+
+
+def _file(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe
 
 
 class KeptEngines:

@@ -11,19 +11,16 @@ import pytest
 # glibc keeps blocks up to the size of the largest that was freed, and those below the topmost.
 SCRIPT = """
 import numpy as np
-import psutil
+from benchmarks.measures import memory_mb
 from learners.heads.freed import give_back
-
-def megabytes():
-    return psutil.Process().memory_info().rss >> 20
 
 np.ones(31 << 20, np.uint8)
 blocks = [np.ones(4 << 20, np.uint8) for _ in range(50)]
 topmost = np.ones(1 << 20, np.uint8)
 del blocks
-kept = megabytes()
+kept = memory_mb()
 give_back()
-print(kept - megabytes())
+print(round(kept - memory_mb()))
 """
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +151,55 @@ def test_the_graph_in_eight_bits_has_no_weights_of_fp32_left(
     assert not any(node.input[1] in constants for node in products)
     whole = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8]
     assert sum(len(tensor.dims) == 2 for tensor in whole) == 6 * 2  # of each of two layers
+
+
+ASKS = """
+import sys
+from pathlib import Path
+from tests.engines import maker_of, stream_texts
+from tests.small import small_encoder
+
+encoder = small_encoder()
+tokens = encoder.tokenize(stream_texts(encoder, 600))
+maker_of(encoder).calibrate(("onnxruntime", "int8"), tokens, folder=Path(sys.argv[1]))
+"""
+
+
+def calibrating_in(folder: Path) -> bool:
+    """Whether a process calibrates there."""
+    command = f"calibrating.py\0{folder}\0".encode()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended meanwhile
+            if file.read_bytes().endswith(command):
+                return True
+    return False
+
+
+@needs_onnxruntime
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are found by /proc")
+@pytest.mark.parametrize("delay_s", [0.0, 0.5])
+def test_a_calibration_ends_with_who_asked_for_it_and_leaves_nothing(
+    tmp_path: Path, delay_s: float
+) -> None:
+    folder = tmp_path / "calibrating"
+    folder.mkdir()
+    asks = subprocess.Popen([sys.executable, "-c", ASKS, str(folder)])
+    while not calibrating_in(folder):
+        assert asks.poll() is None
+        time.sleep(0.01)
+    time.sleep(delay_s)
+    assert calibrating_in(folder)
+    asks.kill()
+    asks.wait()
+    deadline = time.monotonic() + 60
+    while calibrating_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not calibrating_in(folder)
+    assert not folder.exists()
+
+
+@needs_onnxruntime
+def test_no_text_is_written_to_disk(encoder: Encoder, tmp_path: Path) -> None:
+    tokens = encoder.tokenize(stream_texts(encoder, 96))
+    maker_of(encoder).calibrate(("onnxruntime", "int8"), tokens, folder=tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"fp32.onnx", "int8.onnx"}
