@@ -32,7 +32,6 @@ from learners.localmemory import LocalMemory
 LEDGER_ROWS = 1_024
 HELD_OUT_ROWS = 64
 SETTLE_EVERY = 250  # micro-batches
-YARDSTICK_TEXTS = 8
 PARTS = 10
 
 MAX_RATIO = 1.1  # of the last micro-batches' time to the first
@@ -81,29 +80,29 @@ class Endurance(msgspec.Struct, frozen=True, kw_only=True):
         strategy: its name.
         micro_batches: in all, those of the warm-up included.
         first_ms: median of the first window after the warm-up.
+        again_ms: median of the same window of a second learner, which takes turns with the first
+            one in its last window, so that the machine is the same for both.
         last_ms: median of the last window.
-        last_over_first: of these medians.
-        first_mean_ms: mean of the first window: solves, consolidations and settling included.
+        last_over_again: of these medians.
+        again_mean_ms: mean of that window: solves, consolidations and settling included.
         last_mean_ms: mean of the last window.
-        last_over_first_mean: of these means.
+        last_over_again_mean: of these means.
         parts_ms: medians of ten equal parts after the warm-up.
-        yardstick: last over first of a fixed piece of work, a forward pass of an encoder that
-            nobody trains: what the machine itself became slower or faster by.
         rss_first_mb: main memory after the first window, MB.
-        rss_last_mb: main memory at the end, MB.
+        rss_last_mb: main memory before the last window, when the second learner is made, MB.
         rss_growth: share by which it grew.
     """
 
     strategy: str
     micro_batches: int
     first_ms: float
+    again_ms: float
     last_ms: float
-    last_over_first: float
-    first_mean_ms: float
+    last_over_again: float
+    again_mean_ms: float
     last_mean_ms: float
-    last_over_first_mean: float
+    last_over_again_mean: float
     parts_ms: list[float]
-    yardstick: float
     rss_first_mb: float
     rss_last_mb: float
     rss_growth: float
@@ -111,7 +110,7 @@ class Endurance(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_flat(self) -> bool:
         """Whether it holds what is promised: no slower, and no larger."""
-        slower = max(self.last_over_first, self.last_over_first_mean)
+        slower = max(self.last_over_again, self.last_over_again_mean)
         return slower <= MAX_RATIO and self.rss_growth < MAX_GROWTH
 
 
@@ -153,34 +152,40 @@ def endure(strategy: str, course: Course, *, progress: Show) -> Endurance:
         What was measured.
     """
     torch.set_num_threads(1)  # a second one only waits for the first in so small a model
-    learner = bounded_learner(strategy, course)
-    yardstick = Yardstick(course)
     total, window = course.micro_batches, course.window
+    old = Runner(strategy, course)
     spent: list[float] = []
     rss_first = 0.0
-    for number, rows in zip(range(total), endless(course), strict=False):
-        spent.append(_micro_batch(learner, rows, settles=(number + 1) % SETTLE_EVERY == 0))
-        yardstick.measure(number)
+    for number in range(total - window):
+        spent.append(old.micro_batch())
         if number + 1 == course.warm_up + window:
             rss_first = memory_mb()
-        if number % 20 == 0 or number + 1 == total:
+        if number % 20 == 0:
             progress(number + 1, total)
     rss_last = memory_mb()
-    counted = [1e3 * seconds for seconds in spent[course.warm_up :]]
-    first, last = counted[:window], counted[-window:]
+    young = Runner(strategy, course)
+    for _ in range(course.warm_up):
+        young.micro_batch()
+    again: list[float] = []
+    for number in range(total - window, total):
+        again.append(young.micro_batch())
+        spent.append(old.micro_batch())
+        progress(number + 1, total)
+    counted = spent[course.warm_up :]
+    last = counted[-window:]
     ends = [n * len(counted) // PARTS for n in range(PARTS + 1)]
     parts = [counted[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
     return Endurance(
         strategy=strategy,
         micro_batches=total,
-        first_ms=median(first),
+        first_ms=median(counted[:window]),
+        again_ms=median(again),
         last_ms=median(last),
-        last_over_first=median(last) / median(first),
-        first_mean_ms=fmean(first),
+        last_over_again=median(last) / median(again),
+        again_mean_ms=fmean(again),
         last_mean_ms=fmean(last),
-        last_over_first_mean=fmean(last) / fmean(first),
+        last_over_again_mean=fmean(last) / fmean(again),
         parts_ms=[median(part) for part in parts if part],
-        yardstick=yardstick.last_over_first(),
         rss_first_mb=rss_first,
         rss_last_mb=rss_last,
         rss_growth=rss_last / rss_first - 1,
@@ -206,42 +211,26 @@ def bounded_learner(strategy: str, course: Course) -> Learner:
     return learner
 
 
-def _micro_batch(learner: Learner, rows: Sequence[Row], *, settles: bool) -> float:
-    """Learn one; answer its processor time in seconds."""
-    texts, labels = [row.text for row in rows], [row.label for row in rows]
-    started = time.process_time()  # other programs on the machine do not count
-    learner.learn(texts, labels)
-    if settles:
-        learner.loop.strategy.settle()
-    return time.process_time() - started
-
-
-class Yardstick:
-    """Times the same forward pass now and then.
+class Runner:
+    """A learner on its way through the stream, from the start.
 
     Args:
+        strategy: its name.
         course: how far the run goes.
     """
 
-    def __init__(self, course: Course) -> None:
-        self._encoder = small_encoder()
-        rows = labels_first(read(course.data, *BANKING), seed=course.seed)
-        self._tokens = self._encoder.tokenize([row.text for row in rows[:YARDSTICK_TEXTS]])
-        self._course = course
-        self._every = max(1, course.window // 50)
-        self._spent: dict[int, float] = {}
+    def __init__(self, strategy: str, course: Course) -> None:
+        self._learner = bounded_learner(strategy, course)
+        self._stream = endless(course)
+        self._done = 0
 
-    def measure(self, number: int) -> None:
-        """Time it, when it is time, after the micro-batch of this number."""
-        if number % self._every == 0:
-            started = time.process_time()
-            self._encoder.encode_tokens(self._tokens)
-            self._spent[number] = time.process_time() - started
-
-    def last_over_first(self) -> float:
-        """Compare the medians of the last window and of the first."""
-        start, window = self._course.warm_up, self._course.window
-        end = self._course.micro_batches
-        first = [s for n, s in self._spent.items() if start <= n < start + window]
-        last = [s for n, s in self._spent.items() if end - window <= n < end]
-        return median(last) / median(first)
+    def micro_batch(self) -> float:
+        """Learn the next one; answer its processor time in milliseconds."""
+        rows = next(self._stream)
+        texts, labels = [row.text for row in rows], [row.label for row in rows]
+        self._done += 1
+        started = time.process_time()  # other programs on the machine do not count
+        self._learner.learn(texts, labels)
+        if self._done % SETTLE_EVERY == 0:
+            self._learner.loop.strategy.settle()
+        return 1e3 * (time.process_time() - started)
