@@ -21,6 +21,6 @@ class BalancedRidge:
     def weights(self, moments: Moments, strengths: Sequence[float]) -> list[Tensor]:
         """Solve at every strength: float64 [alive, d] each."""
         share = 1.0 / max(len(moments.centres), 1)
-        a = moments.within().addmm_(moments.centres.T, moments.centres, alpha=share)
+        a = moments.within(between=share)
         targets = moments.centres.T * share
         return [solve_shrunk(a, targets, strength=strength).T for strength in strengths]

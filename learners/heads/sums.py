@@ -76,14 +76,16 @@ class Moments:
             former_counts=self.former_counts.float(),
         )
 
-    def within(self) -> Tensor:
-        """Give the scatter within labels: the mean of (phi - mean)(phi - mean)', float64 [d, d]."""
-        shares = (self.counts / self.rows).unsqueeze(1)
-        scatter = self.second.addmm_(self.means.T, shares * self.means, alpha=-1)
-        if len(self.former):
-            shares = (self.former_counts / self.rows).unsqueeze(1)
-            scatter.addmm_(self.former.T, shares * self.former, alpha=-1)
-        return scatter
+    def within(self, *, between: float = 0.0) -> Tensor:
+        """Give the scatter within labels: the mean of (phi - mean)(phi - mean)', float64 [d, d].
+
+        Args:
+            between: how much of the sum of the centres' outer products is added to it.
+        """
+        rows = torch.cat([self.means, self.former, *([self.centres] if between else [])])
+        weights = torch.cat([self.counts, self.former_counts]) / -self.rows
+        weights = torch.nn.functional.pad(weights, (0, len(rows) - len(weights)), value=between)
+        return self.second.addmm_(rows.T, weights.unsqueeze(1) * rows)  # once over a large matrix
 
 
 class AdditiveSums:
