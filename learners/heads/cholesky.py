@@ -20,7 +20,7 @@ from torch import Tensor
 
 FEW = 8  # rows of a matrix for each column: from there on, a second solve costs less than it saves
 LARGE = 1_000  # rows of a matrix: below, all of it costs little
-CLOSE = 1e-8  # of a solution: what is still wrong with it then, float32 cannot tell
+CLOSE = 1e-7  # of a solution: what is still wrong with it then, float32 cannot tell
 MOST_CORRECTIONS = 4
 
 _ROUTINES = {

@@ -35,7 +35,7 @@ def test_a_large_matrix_is_solved_as_exactly_as_float32_tells(spread: float, col
     w = solve_shrunk(a, b, strength=1e-4)
     expected = torch.linalg.solve(shrunk(a, 1e-4), b)
     assert w.dtype == torch.float64
-    assert float((w - expected).norm() / expected.norm()) < 1e-7
+    assert float((w - expected).norm() / expected.norm()) < 3e-7
     assert torch.equal(a, given)
 
 
