@@ -275,7 +275,9 @@ class LocalMemory:
     def _balanced_victim(self, part: Part, coming: str | None) -> str:
         """Choose in the class that would be the largest, the first by name of equals."""
         classes = self._rows.classes[part]
-        largest = min(classes, key=lambda name: (-len(classes[name]) - (name == coming), name))
+        most, largest = self._rows.by_size[part].largest()
+        if coming in classes and (-len(classes[coming]) - 1, coming) < (-most, largest):
+            largest = coming
         return classes[largest][self._random_below(len(classes[largest]))]
 
     def _any_victim(self, part: Part, _: str | None) -> str:

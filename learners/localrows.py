@@ -6,7 +6,7 @@ state that `ReplayMemory` keeps in Redis, in the same order of slots.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -60,6 +60,41 @@ class Slots:
             self._slot[last] = slot
 
 
+class BySize:
+    """Classes by their size, in order of name.
+
+    Example:
+        >>> classes = BySize()
+        >>> for class_, size in (("b", 1), ("a", 1), ("b", 2)):
+        ...     classes.resize(class_, size - 1, size)
+        >>> classes.largest()
+        (2, 'b')
+        >>> classes.resize("b", 2, 1)
+        >>> classes.largest()
+        (1, 'a')
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[int, list[str]] = {}
+        self._most = 0
+
+    def resize(self, class_: str, before: int, after: int) -> None:
+        """Take note that a class has one row more, or one less; 0 where it is not there."""
+        if before:
+            same = self._classes[before]
+            del same[bisect_left(same, class_)]
+            if not same:
+                del self._classes[before]
+        if after:
+            insort(self._classes.setdefault(after, []), class_)
+        if after > self._most or self._most not in self._classes:
+            self._most = after
+
+    def largest(self) -> tuple[int, str]:
+        """Give the size of the largest class and its name, the first of equals."""
+        return self._most, self._classes[self._most][0]
+
+
 @dataclass(slots=True)
 class Kept:
     """A row with what its places depend on.
@@ -101,6 +136,7 @@ class LocalRows:
     Attributes:
         kept: id to row.
         classes: part to class to ids; no empty classes.
+        by_size: part to the same classes by size.
         levels: level of loss to ids of rows that train; None stands for rows of no told loss.
         order: arrivals of rows that train, oldest first.
         count: part to rows.
@@ -110,6 +146,7 @@ class LocalRows:
     def __init__(self) -> None:
         self.kept: dict[str, Kept] = {}
         self.classes: dict[Part, dict[str, Slots]] = {"t": {}, "h": {}}
+        self.by_size: dict[Part, BySize] = {"t": BySize(), "h": BySize()}
         self.levels: dict[int | None, Slots] = {}
         self.order: list[int] = []
         self.count: dict[Part, int] = {"t": 0, "h": 0}
@@ -123,7 +160,9 @@ class LocalRows:
         self._arrivals += 1
         self.kept[row.id] = Kept(row, part, needed, self._arrivals)
         self._users.setdefault(row.user, set()).add(row.id)
-        self.classes[part].setdefault(row.balanced_class, Slots()).join(row.id)
+        slots = self.classes[part].setdefault(row.balanced_class, Slots())
+        slots.join(row.id)
+        self.by_size[part].resize(row.balanced_class, len(slots) - 1, len(slots))
         if part == "t":
             self.levels.setdefault(None, Slots()).join(row.id)
             self.order.append(self._arrivals)
@@ -138,7 +177,9 @@ class LocalRows:
         mine.discard(id_)
         if not mine:
             del self._users[kept.row.user]
+        size = len(self.classes[kept.part][kept.row.balanced_class])
         _leave(self.classes[kept.part], kept.row.balanced_class, id_)
+        self.by_size[kept.part].resize(kept.row.balanced_class, size, size - 1)
         if kept.part == "t":
             _leave(self.levels, kept.level, id_)
             del self.order[bisect_left(self.order, kept.arrival)]
@@ -197,6 +238,8 @@ class LocalRows:
             rows.bytes[kept.part] += kept.bytes
         for part, classes in state.classes.items():
             rows.classes[part] = {name: slots_of(ids) for name, ids in classes.items()}
+            for name, ids in classes.items():
+                rows.by_size[part].resize(name, 0, len(ids))
         rows.levels = {level: slots_of(ids) for level, ids in state.levels}
         rows._arrivals = state.arrivals
         return rows

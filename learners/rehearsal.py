@@ -248,7 +248,7 @@ def id_bytes(id_: str) -> bytes:
 
     Example:
         >>> id_bytes("00000000-0000-4000-8000-0000000000ff")[-2:], id_bytes("a")
-        (b'\\x00\\xff', b'a')
+        (b'\x00\xff', b'a')
     """
     return bytes.fromhex(id_.replace("-", "")) if _UUID.fullmatch(id_) else id_.encode()
 

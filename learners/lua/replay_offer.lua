@@ -38,18 +38,67 @@ local function names(part)
   return names_of[part]
 end
 
-local function take_out(name, row)
-  remove(name, row)
-  if not sizes[row.part].sizes[row.class] then
-    names_of[row.part] = nil
+-- Classes of a part by their size, in order of name; `most` is the largest size.
+local by_size = {}
+local function classes_by_size(part)
+  if not by_size[part] then
+    local sorted, own = {most = 0}, sizes[part].sizes
+    for _, class in ipairs(names(part)) do
+      local size = own[class]
+      sorted[size] = sorted[size] or {}
+      table.insert(sorted[size], class)
+      sorted.most = math.max(sorted.most, size)
+    end
+    by_size[part] = sorted
+  end
+  return by_size[part]
+end
+
+-- Where a class is among those of one size, or would be.
+local function place_of(classes, class)
+  local low, high = 1, #classes + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if classes[middle] < class then
+      low = middle + 1
+    else
+      high = middle
+    end
+  end
+  return low
+end
+
+-- A class has one row more, or one less.
+local function resized(part, class, before, after)
+  if before == 0 or after == 0 then
+    names_of[part] = nil
+  end
+  local sorted = by_size[part]
+  if not sorted then
+    return
+  end
+  if before > 0 then
+    table.remove(sorted[before], place_of(sorted[before], class))
+  end
+  if after > 0 then
+    sorted[after] = sorted[after] or {}
+    table.insert(sorted[after], place_of(sorted[after], class), class)
+  end
+  if after > sorted.most or (before == sorted.most and #sorted[before] == 0) then
+    sorted.most = after
   end
 end
 
+local function take_out(name, row)
+  local size = sizes[row.part].sizes[row.class]
+  remove(name, row)
+  resized(row.part, row.class, size, size - 1)
+end
+
 local function put_in(name, row, written)
-  if not sizes[row.part].sizes[row.class] then
-    names_of[row.part] = nil
-  end
+  local size = sizes[row.part].sizes[row.class] or 0
   insert(name, row, written)
+  resized(row.part, row.class, size, size + 1)
 end
 
 -- Which row is lost, by policy: answers its name.
@@ -58,12 +107,11 @@ local VICTIMS = {}
 
 -- A row of the class that would be the largest, the first by name of equals.
 VICTIMS['class-balanced'] = function(part, coming)
-  local largest, most, own = nil, 0, sizes[part].sizes
-  for _, name in ipairs(names(part)) do
-    local size = own[name] + (name == coming and 1 or 0)
-    if size > most then
-      largest, most = name, size
-    end
+  local sorted, own = classes_by_size(part), sizes[part].sizes
+  local largest = sorted[sorted.most][1]
+  local grown = own[coming] and own[coming] + 1 or 0
+  if grown > sorted.most or (grown == sorted.most and coming < largest) then
+    largest = coming
   end
   return name_at('slots:' .. part .. ':' .. largest, random_below(own[largest]))
 end
