@@ -16,7 +16,7 @@ from typing import Any
 import faust
 
 from streams.chunks import Bounds
-from streams.transport import PAUSE_S, use_transport
+from streams.transport import use_transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,6 @@ def make_app(config: AppConfig) -> faust.App:
         app,
         fetch_wait_ms=20 if config.embedded else 500,
         fast=config.bounds if config.fast else None,
-        pause_s=0.0 if config.embedded else PAUSE_S,
     )
     return app
 

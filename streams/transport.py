@@ -23,7 +23,6 @@ tests/contracts/test_faust_transport.py; must not know agents.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -38,9 +37,6 @@ from streams.chunks import CHUNK_ROWS, CLOSED_POLL_S, Bounds, Buffered, Chunk, c
 from streams.decoding import Record, records_of
 
 log = logging.getLogger(__name__)
-
-FEW_RECORDS = 64  # of a fetch: what it costs itself is then most of what its records cost
-PAUSE_S = 0.005
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
@@ -59,13 +55,10 @@ class FastConsumer(driver.Consumer):
 
     Attributes:
         bounds: of what waits in memory.
-        pause_s: from a fetch of few records to the next, so that it gives more; seconds.
-        buffered: what waits in memory.
+        buffered: what does.
     """
 
     bounds = Bounds()
-    pause_s = 0.0
-    _gave_few = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
@@ -78,10 +71,7 @@ class FastConsumer(driver.Consumer):
         Yields:
             Partition and message; its value is a `Chunk`.
         """
-        if self._gave_few and self.pause_s:
-            await asyncio.sleep(self.pause_s)
         fetched, active = await self._wait_next_records(timeout)
-        self._gave_few = 0 < sum(map(len, (fetched or {}).values())) < FEW_RECORDS
         if fetched is None or self.should_stop:
             return
         if not self.flow_active:
@@ -179,24 +169,20 @@ class FastConsumer(driver.Consumer):
             kept.clear()
 
 
-def use_transport(
-    app: faust.App, *, fetch_wait_ms: int, fast: Bounds | None, pause_s: float = 0.0
-) -> None:
+def use_transport(app: faust.App, *, fetch_wait_ms: int, fast: Bounds | None) -> None:
     """Give an app its transport.
 
     Args:
         app: before it starts.
         fetch_wait_ms: longest wait of one fetch, milliseconds.
         fast: events of whole chunks, and their bounds; None: stock Faust, an event for each record.
-        pause_s: of the fast one from a fetch of few records to the next. It is for brokers that
-            give all they have at once, other than the embedded cluster.
     """
     thread = type("FetchWaitThread", (_Thread,), {"fetch_wait_ms": fetch_wait_ms})
     parts: dict[str, Any] = {
         "_new_consumer_thread": lambda self: thread(self, loop=self.loop, beacon=self.beacon)
     }
     if fast is not None:
-        parts |= {"bounds": fast, "pause_s": pause_s}
+        parts["bounds"] = fast
     base = driver.Consumer if fast is None else FastConsumer
     consumer = type("MindstreamConsumer", (base,), parts)
     transport = type("MindstreamTransport", (driver.Transport,), {"Consumer": consumer})
