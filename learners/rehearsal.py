@@ -250,7 +250,11 @@ def id_bytes(id_: str) -> bytes:
         >>> id_bytes("00000000-0000-4000-8000-0000000000ff")[-2:], id_bytes("a")
         (b'\x00\xff', b'a')
     """
-    return bytes.fromhex(id_.replace("-", "")) if _UUID.fullmatch(id_) else id_.encode()
+    return _uuid_bytes(id_) or id_.encode()
+
+
+def _uuid_bytes(id_: str) -> bytes:
+    return bytes.fromhex(id_.replace("-", "")) if _UUID.fullmatch(id_) else b""
 
 
 def written(row: ReplayRow) -> bytes:
@@ -260,7 +264,7 @@ def written(row: ReplayRow) -> bytes:
         How many bytes of the id come first (16, or 0), these, and MessagePack: the id if they are
         0, and the other fields in their order; the label where it is a list.
     """
-    short = id_bytes(row.id) if _UUID.fullmatch(row.id) else b""
+    short = _uuid_bytes(row.id)
     fields = ("" if short else row.id, row.user, row.text, row.revision, row.held_out)
     labels = () if isinstance(row.label, str) else (row.label,)
     return bytes((len(short),)) + short + msgspec.msgpack.encode((*fields, *labels))
