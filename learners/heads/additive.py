@@ -4,7 +4,7 @@ Owns when the sums are solved, which solve serves, and what a solution is made o
 solve and the calibration are files of their own. Must not know encoders, tasks or streams.
 
 Two solves of the same sums serve together. The full one, over all random features, comes when rows
-are four times as many and whenever there is time. The leading features have a Gram matrix of their
+are three times as many and whenever there is time. The leading features have a Gram matrix of their
 own, whose solve costs little: it comes whenever a label has grown by half, and answers for the
 labels that changed since the full one. Means lift labels with few rows, and a label's own name
 counts as one row of it.
@@ -39,7 +39,7 @@ from learners.heads.young import LEAD_GROWTH, any_grown, fresh_labels, mean_weig
 from schemas.errors import CheckpointError
 
 LEAD = 768
-FULL_GROWTH = 4.0  # of all rows, until all features are solved again
+FULL_GROWTH = 3.0  # of all rows, until all features are solved again
 FIRST_FULL_ROWS = 256
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
 
