@@ -64,8 +64,12 @@ class Course:
 
     @property
     def warm_up(self) -> int:
-        """Micro-batches that are not counted: every label has come then, and memory is full."""
-        return min(100, self.micro_batches // 6)
+        """Micro-batches that are not counted.
+
+        Every label has come then, memory is full, and what holds weights in place has begun to, at
+        the first consolidation point, after 1,000 examples.
+        """
+        return min(300, self.micro_batches // 6)
 
     @property
     def window(self) -> int:
