@@ -1,9 +1,9 @@
 """The one factorisation that the solves of the sums share.
 
-LAPACK by scipy, whose BLAS is up to twice as fast as torch's on processors that are not Intel's.
-Large matrices of few columns are factored in float32 and refined in float64 until float32 cannot
-tell the difference (iterative refinement; Langou et al., "Exploiting the Performance of 32 bit
-Floating Point Arithmetic in Obtaining 64 bit Accuracy", SC 2006).
+LAPACK is scipy's, whose BLAS is the faster one on AMD's processors: torch brings Intel's. Large
+matrices of few columns are factored in float32 and refined in float64 until float32 cannot tell the
+difference (iterative refinement; Langou et al., "Exploiting the Performance of 32 bit Floating
+Point Arithmetic in Obtaining 64 bit Accuracy", SC 2006).
 """
 
 from __future__ import annotations
