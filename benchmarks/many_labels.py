@@ -39,7 +39,7 @@ SAID_WORDS = 3  # of its own, in a text
 OTHER_WORDS = 3  # in a text, of any
 TEST_ROWS = 2  # of a label
 FIXED_MB = (
-    250.0  # whatever the number of labels: projection, held-out rows, waiting rows, the ledger
+    350.0  # whatever the number of labels: projection, held-out rows, waiting rows, the ledger
 )
 ROW_BYTES = 2_000  # of a row of replay memory in this process, beside what it counts itself
 HEADINGS = (
