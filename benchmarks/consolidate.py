@@ -284,7 +284,8 @@ def _scores(learner: Learner, test: Sequence[Row], *, seconds: float) -> Scores:
     started = time.process_time()
     strategy = learner.loop.strategy
     if isinstance(strategy, Rests):
-        strategy.rest()
+        while strategy.rest():
+            pass
     seconds += time.process_time() - started
     said = [one.label for one in learner.predict([row.text for row in test], top=1)]
     return _measured(said, test, kind=learner.loop.kind.name, seconds=seconds)

@@ -221,7 +221,8 @@ class Trial:
     def _test(self, task: int) -> None:
         strategy = self.learner.loop.strategy
         if isinstance(strategy, Rests):
-            strategy.rest()
+            while strategy.rest():
+                pass
         accuracies: list[float | None] = []
         right = rows = 0
         for group in self.stream.groups:

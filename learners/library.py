@@ -29,6 +29,7 @@ from learners.rehearsal import ReplayRow
 from learners.released import TOP, decide_by
 from learners.slow import SlowHalf, summed_rows
 from learners.strategies import STRATEGIES, StrategyConfig
+from learners.strategies.base import Rests
 from learners.strategies.two_speed import TwoSpeed
 from learners.tasks import Decision, task_kind
 from schemas import Example, GateReport
@@ -177,6 +178,20 @@ class Learner:
         self.loop.strategy.settle()
         features = self.encoder.encode(checked)
         return decide_by(self.loop.strategy.head, features, kind=self.loop.kind, top=top)
+
+    def rest(self) -> bool:
+        """Do what is too slow while rows come, as the learn role does in idle time.
+
+        A `two-speed` learner solves all of its features, chooses their strength, and lets what
+        serves learn the held-out rows too. What `consolidate` judges never learns those.
+
+        Returns:
+            Whether it answers otherwise now. Seconds go by; nothing is left to do after it.
+        """
+        strategy, changed = self.loop.strategy, False
+        while isinstance(strategy, Rests) and self.loop.labels and strategy.rest():
+            changed = True
+        return changed
 
     def consolidate(
         self,

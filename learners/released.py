@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from learners.engines import EngineOptions
 from learners.heads.base import Floats, ServedHead
-from learners.heads.served import load_served_head
+from learners.heads.served import load_judged_head, load_served_head
 from learners.model import BLOBS as ENCODER_BLOBS
 from learners.model import Encoder
 from learners.registry import Registry
@@ -121,12 +121,14 @@ class ReleasedModel:
         kind: of its task.
         encoder: shared with every release that has the same one.
         head: its own.
+        judged: the same without what it learned of held-out rows: on them, only this may be judged.
     """
 
     release: ModelRelease
     kind: TaskKind
     encoder: Encoder
     head: ServedHead
+    judged: ServedHead
 
     def decide(self, features: Floats, *, top: int = TOP) -> list[Decision]:
         """Answer for features of this release's encoder: one decision a row.
@@ -160,11 +162,13 @@ class ReleasedModel:
             for name, blob in release.blobs.items()
             if name not in ENCODER_BLOBS
         }
+        head = load_served_head(blobs)
         return cls(
             release=release,
             kind=KINDS[release.kind],
             encoder=encoders.get(release, registry),
-            head=load_served_head(blobs),
+            head=head,
+            judged=load_judged_head(blobs, head),
         )
 
 

@@ -21,7 +21,7 @@ from learners.loop import Learner
 from learners.model import Encoder
 from learners.registry import Registry
 from learners.released import EncoderCache, ReleasedModel, decide_by
-from learners.strategies.base import Renews, Rests
+from learners.strategies.base import Refits, Renews, Rests
 from learners.tasks import Decision
 from schemas import Blob, GateReport, ModelRelease
 from schemas.errors import NoReleaseError
@@ -233,7 +233,7 @@ class Releaser:
         champion: Sequence[Decision] | None = None if self.champion is None else []
         if rows and self.champion is not None:
             features = self._features.features(self.champion.encoder, rows)
-            champion = self.champion.decide(features, top=1)
+            champion = decide_by(self.champion.judged, features, kind=self.champion.kind, top=1)
         return judge(
             truths=[row.label for row in rows],
             challenger=self._challenge(rows),
@@ -252,7 +252,8 @@ class Releaser:
             features = strategy.encoder.encode([row.text for row in rows])
         else:
             features = self._features.features(strategy.encoder, rows)
-        return decide_by(strategy.head, features, kind=self.learner.kind, top=1)
+        head = strategy.judged_head if isinstance(strategy, Refits) else strategy.head
+        return decide_by(head, features, kind=self.learner.kind, top=1)
 
     def _changed(self) -> Collection[str]:
         """Name the labels whose meaning may have changed since the champion was made.

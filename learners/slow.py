@@ -300,7 +300,7 @@ class SlowHalf:
     def _decided(self, strategy: TwoSpeed, rows: Sequence[ReplayRow]) -> list[Decision]:
         if not rows:
             return []
-        head = strategy.additive_head.solved()
+        head = strategy.judged_head
         features = strategy.encoder.encode([row.text for row in rows])
         return decide_by(head, features, kind=self.learner.kind, top=1)
 

@@ -82,7 +82,9 @@ class Calibrator:
         task = model.release.task
         log.info("calibrating the encoder of task %s on %d of its texts", task, len(texts))
         try:
-            choice = model.encoder.calibrate(texts, head=model.head, labelled=self._held_out(task))
+            choice = model.encoder.calibrate(
+                texts, head=model.judged, labelled=self._held_out(task)
+            )
         # Whatever goes wrong, the engine that computes now goes on.
         except Exception:
             log.exception("calibrating the encoder of task %s failed", task)

@@ -1,47 +1,33 @@
 """The additive head: exact sums, and the solve of them that the stream favours.
 
-Owns when the sums are solved, which solve serves, and what a solution is made of; the sums, each
-solve and the calibration are files of their own. Must not know encoders, tasks or streams.
-
-Two solves of the same sums serve together. The full one, over all random features, comes when rows
-are three times as many and whenever there is time. The leading features have a Gram matrix of their
-own, whose solve costs little: it comes whenever a label has grown by half, and answers for the
-labels that changed since the full one. Means lift labels with few rows, and a label's own name
-counts as one row of it.
+Owns what goes into the sums and beside them, and how a head is kept; the sums, when they are
+solved, each solve and the calibration are files of their own. Must not know encoders, tasks or
+streams.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learners.heads.base import NEVER, Arrays, Floats, Meta
-from learners.heads.calibration import Calibration
+from learners.heads.base import Arrays, Floats, Meta
 from learners.heads.choice import DEFAULT_OPTIONS, Chooser, HeadOptions, held_out_loss
 from learners.heads.class_drift import unlike
-from learners.heads.freed import give_back
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
 from learners.heads.probes import ProbeRing
 from learners.heads.projection import Projection
-from learners.heads.scoring import unit_of
-from learners.heads.solved import Block, Columns, SolvedAdditive
-from learners.heads.solves import CANDIDATES, METHODS, Method, Solver
-from learners.heads.sums import AdditiveSums, Moments
-from learners.heads.trained import TrainedColumns
-from learners.heads.young import LEAD_GROWTH, any_grown, fresh_labels, mean_weights
+from learners.heads.solutions import Solutions
+from learners.heads.solved import SolvedAdditive
+from learners.heads.solves import CANDIDATES, Method, Solver
+from learners.heads.sums import AdditiveSums
 from schemas.errors import CheckpointError
 
 LEAD = 768
-FULL_GROWTH = 3.0  # of all rows, until all features are solved again
-FIRST_FULL_ROWS = 256
-PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
 
 
 class AdditiveHead:
@@ -79,15 +65,12 @@ class AdditiveHead:
         self.sums = AdditiveSums(projection, lead=lead, space_id=space_id)
         self.names = LabelNames(features, weight=options.name_weight)
         self._ring = ProbeRing(rows=ring_rows, features=features, dimensions=projection.dimensions)
-        self._chooser = Chooser(
+        chooser = Chooser(
             options.methods or CANDIDATES[solver],
             metric=options.metric,
             several=solver == "least-squares",
         )
-        self._lead, self._full, self._calibration = Block.empty(), Block.empty(), Calibration()
-        self._trained = TrainedColumns.empty()
-        self._solved = self._assemble()
-        self._unsolved = False
+        self._solutions = Solutions(self.sums, names=self.names, ring=self._ring, chooser=chooser)
 
     @property
     def labels(self) -> list[str]:
@@ -102,22 +85,22 @@ class AdditiveHead:
     @property
     def choice(self) -> tuple[Method, float]:
         """The method and strength that serve."""
-        return self._chooser.method, self._chooser.strength
+        return self._solutions.chooser.method, self._solutions.chooser.strength_of_all
 
     @property
     def solved_labels(self) -> tuple[str, ...]:
         """The labels of the last solve: columns of `scores`."""
-        return self._solved.labels
+        return self._solutions.solved.labels
 
     @property
     def scale(self) -> float:
         """Factor from scores to calibrated logits."""
-        return self._solved.scale
+        return self._solutions.solved.scale
 
     @property
     def threshold(self) -> float:
         """Probability from which a label of several is said."""
-        return self._solved.threshold
+        return self._solutions.solved.threshold
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -159,7 +142,7 @@ class AdditiveHead:
             raise ValueError("features hold NaN or infinity: one such row would spoil the sums")
         codes = self.codes(features) if codes is None else codes
         self.sums.add(features, codes, label_rows, sign=sign)
-        self._unsolved = True
+        self._solutions.unsolved = True
 
     def probe(
         self,
@@ -176,21 +159,20 @@ class AdditiveHead:
     def erase(self, keys: Sequence[int]) -> None:
         """Leave nothing of shown rows with these keys, nor of rows that were taken back."""
         self._ring.erase(keys)
+        self._solutions.leave_out()
         self.sums.fold()
 
     def name(self, row: int, features: Floats, *, declared: bool = False) -> None:
         """Give a label's name, float32 [features]; declared, it may be said before any row."""
         self.names.set(row, features, declared=declared)
-        self._unsolved = True
+        self._solutions.unsolved = True
 
     def renew(self, row: int, features: Floats) -> None:
         """Let a label mean only its newest rows, float32 [rows, features], all in the sums."""
         self.sums.renew(row, features, self.codes(features))
         self.names.drop(row)  # it named what the label used to mean
         self._ring.forget(row)
-        self._trained = self._trained.without(row)
-        self._solved = replace(self._solved, trained=self._trained)
-        self._unsolved = True
+        self._solutions.renew(row)
 
     def listen(self, classifier: SolvedLinear) -> None:
         """Let a classifier of the same features have a say, as far as held-out rows trust it.
@@ -198,8 +180,7 @@ class AdditiveHead:
         One label a row is needed: with several, it is not heard.
         """
         if self.solver == "class-balanced":
-            self._trained = TrainedColumns.of(classifier, self.labels)
-            self._unsolved = True
+            self._solutions.listen(classifier)
 
     def merge(self, other: AdditiveHead, *, sign: int = 1) -> None:
         """Add the sums of another head, labels joined by text, or take them back.
@@ -210,7 +191,7 @@ class AdditiveHead:
         if self.solver != other.solver:
             raise ValueError(f"solver {other.solver!r} cannot be merged into {self.solver!r}")
         self.sums.merge(other.sums, sign=sign)
-        self._unsolved = True
+        self._solutions.unsolved = True
 
     def contradicts(self, row: int, features: Floats) -> bool:
         """Say whether rows of a label look like another label, or unlike its own mean.
@@ -219,154 +200,70 @@ class AdditiveHead:
             row: of the label.
             features: float32 [rows, features].
         """
-        return unlike(*self._means(len(self.labels)), features, row=row)
+        return unlike(*self._solutions.means(len(self.labels)), features, row=row)
 
     def refresh(self) -> None:
         """Solve what is due: the leading features, all of them, or nothing."""
-        if not self._unsolved:
-            return
-        if self.rows >= max(FIRST_FULL_ROWS, FULL_GROWTH * self._full.rows):
-            self.solve()
-        elif self._lead_is_due():
-            self._solve_lead()
+        self._solutions.refresh()
 
     def settle(self) -> None:
         """Bring the leading features up to date, so that every row so far has its effect."""
-        if self._unsolved:
-            self._solve_lead()
+        if self._solutions.unsolved:
+            self._solutions.solve_lead()
 
     def solve(self) -> None:
         """Solve the leading features, and then all of them."""
-        self._solve_lead(then_all=True)
+        self._solutions.solve()
 
-    @property
-    def is_ripe(self) -> bool:
-        """Whether every row had its effect in a solve of all features."""
-        return not self._unsolved and self._full.rows == self.rows
+    def rest(self) -> bool:
+        """Do the next thing that is left for idle time; say whether what serves changed.
 
-    def _lead_is_due(self) -> bool:
-        grown = self.rows >= LEAD_GROWTH * max(self._lead.rows, 1)
-        return grown or any_grown(self.sums.counts, self._lead.counts)
-
-    def _alive(self) -> Tensor:
-        """Rows of labels that can be said: those with rows, and those declared by name."""
-        declared = self.names.declared(len(self.labels))
-        return torch.nonzero((self.sums.counts > 0) | declared).flatten()
-
-    def _moments(self, alive: Tensor, *, lead: bool) -> Moments:
-        moments = self.sums.moments(alive, lead=lead)
-        centres = self.names.mixed_codes(alive, moments.means, moments.counts, self.sums.projection)
-        return replace(moments, centres=centres)
-
-    def _solve_lead(self, *, then_all: bool = False) -> None:
-        self.names.doubt(self.sums.raw_means, self.sums.counts)
-        alive = self._alive()
-        moments = self._moments(alive, lead=True)
-        before = self._chooser.method
-        if len(alive) and self._chooser.is_due(self.rows):
-            self._chooser.choose(
-                moments, alive, self._ring, labels=len(self.labels), counts=self.sums.counts
-            )
-        self._lead = self._block(moments.single(), alive)
-        if then_all or (self._full.rows and self._chooser.method != before):
-            give_back()  # this takes the most that the head ever needs
-            self._full = self._block(self._moments(alive, lead=False), alive)
-        self._unsolved = False
-        self._calibrate()
-
-    def _block(self, moments: Moments, alive: Tensor) -> Block:
-        """Solve one width: a column for every label, NEVER for those without rows."""
-        method, strength = self.choice
-        if self.rows < 2 * moments.dimensions:
-            strength = max(strength, PASSING_STRENGTH)
-        weights = torch.zeros(len(self.labels), moments.dimensions)
-        weights[:, 0] = NEVER
-        if len(alive):
-            [solution] = METHODS[method].weights(moments, (strength,))
-            solution = solution.float()
-            if method in ("lda", "nearest-mean"):
-                means = moments.centres.float()
-                solution *= unit_of((means @ solution.T).numpy())
-            weights[alive] = solution
-        return Block.of(weights, self.sums.counts.clone(), self.rows)
-
-    def _calibrate(self) -> None:
-        self._solved = self._assemble()
-        if self._chooser.calibration_is_due(self.rows, self._full.rows):
-            self._calibration = self._chooser.calibrate(
-                self._solved, self._ring, counts=self.sums.counts, full_rows=self._full.rows
-            )
-            self._solved = self._assemble()
-            give_back()
-
-    def _assemble(self) -> SolvedAdditive:
-        """Put solves, means and calibration together."""
-        counts = self._lead.counts
-        known = len(counts)
-        fresh = fresh_labels(counts, self._full.counts if self._full.rows else counts[:0])
-        bias = self._chooser.bias(counts, scale=self._calibration.scale)
-        constants = torch.full((known,), NEVER)  # of labels that the full solve does not know
-        constants[: len(self._full.counts)] = torch.from_numpy(self._full.constants)
-        lead = torch.from_numpy(self._lead.constants) if fresh.any() else torch.zeros(0)
-        means, centre = self._means(known)
-        heard = ((counts > 0) | self.names.declared(known)) & (self.solver == "class-balanced")
-        return SolvedAdditive(
-            labels=tuple(self.labels[:known]),
-            calibration=self._calibration,
-            projection=self.sums.projection,
-            full=self._full.columns,
-            constants=(constants + bias).numpy(),
-            lead=self._lead.columns if len(lead) else Columns.empty(),
-            lead_constants=(lead + bias[: len(lead)]).numpy(),
-            fresh=fresh.numpy(),
-            means=means.half().numpy(),
-            mean_weights=mean_weights(counts, heard).numpy(),
-            centre=centre.float().numpy(),
-            trained=self._trained,
-        )
-
-    def _means(self, known: int) -> tuple[Tensor, Tensor]:
-        return self.names.centred(self.sums.raw_means[:known], self.sums.counts[:known])
+        Each takes as long as a solve of all features, or a few. False: nothing is left.
+        """
+        return self._solutions.rest()
 
     def scores(self, features: Floats, *, codes: Tensor | None = None) -> Floats:
         """Score by the last solve: float32 [rows, features] to float32 [rows, solved labels]."""
-        return self._solved.scores_of(features, self.codes(features) if codes is None else codes)
+        return self._solutions.solved.scores_of(
+            features, self.codes(features) if codes is None else codes
+        )
 
     def correct(self, probabilities: Floats) -> Floats:
         """Correct probabilities as the last solve does: float32 [rows, labels] both."""
-        return self._solved.correct(probabilities)
+        return self._solutions.solved.correct(probabilities)
 
     def unknown(self, features: Floats, scores: Floats) -> Floats | None:
         """Say how unknown inputs look: float32 [rows], 0 to 1; see `ServedHead`."""
-        return self._solved.unknown(features, scores)
+        return self._solutions.solved.unknown(features, scores)
 
     def solved(self) -> SolvedAdditive:
         """Give the last solve, as it would serve."""
-        return self._solved
+        return self._solutions.solved
+
+    def judged(self) -> SolvedAdditive:
+        """Give the same as it may be judged on held-out rows: it never learned any."""
+        return self._solutions.judged
 
     def loss(self) -> float | None:
         """Give the held-out rows' mean negative log-likelihood, nats; None with too few."""
         several = self.solver == "least-squares"
-        return held_out_loss(self._solved, self._ring, counts=self.sums.counts, several=several)
+        return held_out_loss(
+            self._solutions.judged, self._ring, counts=self.sums.counts, several=several
+        )
 
     def blobs(self) -> dict[str, bytes]:
-        """Write the last solve as it will serve: `head` and `projection`."""
-        return self._solved.blobs()
+        """Write the last solve as it will serve: `head`, `projection`, and `judged` if it differs.
+
+        See `learners.heads.served`.
+        """
+        return self._solutions.blobs()
 
     def state(self) -> tuple[Arrays, Meta]:
         """Give everything that later adds and solves depend on."""
         arrays, meta = self.sums.state()
-        arrays |= self._ring.state() | self.names.state()
-        arrays |= self._lead.state("lead_") | self._full.state("full_")
-        arrays |= {f"solved_{name}": array for name, array in self._solved.arrays().items()}
-        return arrays, {
-            "sums": meta,
-            "solver": self.solver,
-            "chooser": self._chooser.meta(),
-            "block_rows": [self._lead.rows, self._full.rows],
-            "solved": self._solved.meta(),
-            "unsolved": self._unsolved,
-        }
+        solutions, solutions_meta = self._solutions.state()
+        arrays |= self._ring.state() | self.names.state() | solutions
+        return arrays, {"sums": meta, "solver": self.solver, **solutions_meta}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Take up a state of a head with the same solver and space: what follows is bit-identical.
@@ -384,17 +281,4 @@ class AdditiveHead:
         projection = self.sums.projection
         self._ring.restore(dict(arrays), dimensions=projection.dimensions)
         self.names.restore(arrays)
-        lead_rows, full_rows = meta["block_rows"]
-        self._lead = Block.restore(arrays, "lead_", lead_rows)
-        self._full = Block.restore(arrays, "full_", full_rows)
-        self._chooser.restore(meta["chooser"])
-        solved = {n[7:]: a for n, a in arrays.items() if n.startswith("solved_")}
-        self._solved = SolvedAdditive.restore(
-            solved,
-            meta["solved"],
-            full=self._full.columns,
-            lead=self._lead.columns if len(solved["lead_constants"]) else Columns.empty(),
-            projection=projection,
-        )
-        self._calibration, self._trained = self._solved.calibration, self._solved.trained
-        self._unsolved = bool(meta["unsolved"])
+        self._solutions.restore(self.sums, arrays, meta)

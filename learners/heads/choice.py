@@ -3,6 +3,7 @@
 Owns the choice of method, strength and prior, and the fits of the calibration; must not know sums
 or blobs. The choice is made on the leading features, where a solve is cheap, at doublings of the
 rows: the best strength falls as rows grow, and differs between tasks by two orders of magnitude.
+All features can ask for another strength than the leading ones: it is chosen on them in idle time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learners.heads.base import NEVER, Floats, Meta
+from learners.heads.blocks import Block
 from learners.heads.calibration import QUANTILES, Calibration
 from learners.heads.probes import (
     MIN_PROBES,
@@ -39,6 +41,7 @@ Metric = Literal["log-loss", "accuracy", "macro-f1"]
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 FIRST_STRENGTH = 0.1  # until there are probes: a weak ridge collapses while rows pass the width
 CHOOSE_GROWTH = 2.0
+CHOOSE_ALL_GROWTH = 1.1  # idle time costs nothing, and the best strength falls fast past the width
 CALIBRATE_GROWTH = 1.25
 CHOOSE_PROBES = 512  # the newest of the ring
 PRIORS = (0.0, 0.5, 1.0)  # share of the log prior that is added to the logits
@@ -84,15 +87,17 @@ class _Trial:
         return self.quality > other.quality and float(gains.mean()) > 2 * error
 
 
-def _climb(trial: Callable[[float], _Trial], *, start: float) -> _Trial:
+def _climb(
+    trial: Callable[[float], _Trial], *, start: float, strengths: Sequence[float] = STRENGTHS
+) -> _Trial:
     """Find the best strength from a start: quality has one peak, so few are tried."""
     tried: dict[int, _Trial] = {}
-    place = min(range(len(STRENGTHS)), key=lambda n: abs(STRENGTHS[n] - start))
+    place = min(range(len(strengths)), key=lambda n: abs(strengths[n] - start))
     while True:
-        near = range(max(place - 1, 0), min(place + 2, len(STRENGTHS)))
+        near = range(max(place - 1, 0), min(place + 2, len(strengths)))
         for one in near:
             if one not in tried:
-                tried[one] = trial(STRENGTHS[one])
+                tried[one] = trial(strengths[one])
         best = max(near, key=lambda one: tried[one].quality)
         if best == place:
             return tried[place]
@@ -112,6 +117,7 @@ class Chooser:
         strength: of its shrinkage.
         prior: share of the log prior in the logits.
         offset: score at which a label of several is as likely as not.
+        all_strength: of a solve of all features; None before it was chosen, where `strength` is.
     """
 
     def __init__(self, methods: Sequence[Method], *, metric: Metric, several: bool) -> None:
@@ -122,9 +128,16 @@ class Chooser:
         self.strength = FIRST_STRENGTH
         self.prior = 0.0
         self.offset = 0.5
+        self.all_strength: float | None = None
         self._choose_at = MIN_PROBES
+        self._choose_all_at = 0
         self._calibrate_at = 0
         self._calibrated_full = 0
+
+    @property
+    def strength_of_all(self) -> float:
+        """Strength of a solve of all features."""
+        return self.strength if self.all_strength is None else self.all_strength
 
     def is_due(self, rows: int) -> bool:
         """Whether the rows have doubled since the last choice."""
@@ -144,6 +157,7 @@ class Chooser:
         codes = ring.codes[places][:, : moments.dimensions].float() * CODE_STEP
         truths = [ring.label_rows[place] for place in places]
         found: dict[Method, _Trial] = {}
+        before = self.method
         ripe = bool((counts[alive] >= RIPE_ROWS).all())
         methods = self.methods if ripe else self.methods[:1]
         for method in methods:
@@ -162,6 +176,53 @@ class Chooser:
         self.strength = found[self.method].strength
         self._choose_at = int(CHOOSE_GROWTH * moments.rows)
         self._calibrate_at = 0
+        if self.method != before:
+            self.all_strength, self._choose_all_at = None, 0
+
+    def all_is_due(self, rows: int) -> bool:
+        """Whether rows grew by a tenth since the strength of all features was chosen."""
+        return rows >= self._choose_all_at
+
+    def choose_all(
+        self,
+        solve: Callable[[float], Block],
+        ring: ProbeRing,
+        *,
+        least: float,
+        rows: int,
+        counts: Tensor,
+    ) -> Block | None:
+        """Choose the strength of all features on the newest held-out rows.
+
+        Args:
+            solve: gives a solve at a strength; called two to seven times.
+            ring: held-out rows.
+            least: strength below which nothing is tried.
+            rows: in the sums.
+            counts: rows by label.
+
+        Returns:
+            The best solve; None where there are too few rows, and nothing was chosen.
+        """
+        places = usable(ring, counts)[-CHOOSE_PROBES:]
+        if len(places) < MIN_PROBES:
+            return None
+        codes = ring.codes[places]
+        truths = [ring.label_rows[place] for place in places]
+        alive = np.flatnonzero((counts > 0).numpy())
+        solves: dict[float, Block] = {}
+
+        def trial(strength: float) -> _Trial:
+            solves[strength] = block = solve(strength)
+            scores = block.columns.products(codes) + block.constants
+            return self._try(strength, scores, alive, truths)
+
+        strengths = tuple(one for one in STRENGTHS if one >= least)
+        best = _climb(trial, start=self.strength_of_all, strengths=strengths)
+        self.all_strength = best.strength
+        self._choose_all_at = int(CHOOSE_ALL_GROWTH * rows)
+        self._calibrate_at = 0
+        return solves[best.strength]
 
     def _try(
         self,
@@ -259,7 +320,8 @@ class Chooser:
     def restore(self, meta: Mapping[str, Any]) -> None:
         """Take up what `meta` gave."""
         for name in _STATE:
-            setattr(self, name, meta[name])
+            if name in meta:  # older states lack the newer ones
+                setattr(self, name, meta[name])
 
 
 _STATE = (
@@ -267,7 +329,9 @@ _STATE = (
     "strength",
     "prior",
     "offset",
+    "all_strength",
     "_choose_at",
+    "_choose_all_at",
     "_calibrate_at",
     "_calibrated_full",
 )

@@ -18,6 +18,27 @@ READERS: dict[str, Callable[[Mapping[str, bytes]], ServedHead]] = {
 }
 
 
+def load_judged_head(blobs: Mapping[str, bytes], served: ServedHead) -> ServedHead:
+    """Read the head that may be judged on held-out rows, beside the one that serves.
+
+    An additive head learns the held-out rows too before it serves, where there was time. What it
+    was before that is in the blob `judged`, as far as it differs.
+
+    Args:
+        blobs: of the release.
+        served: what `load_served_head` gave for them.
+
+    Raises:
+        ReleaseError: the blob is damaged.
+    """
+    if "judged" not in blobs or not isinstance(served, SolvedAdditive):
+        return served
+    try:
+        return served.judged(blobs["judged"])
+    except KeyError as error:
+        raise ReleaseError(f"the blob 'judged' lacks {error.args[0]!r}") from error
+
+
 def load_served_head(blobs: Mapping[str, bytes]) -> ServedHead:
     """Read a head; other names in the mapping are ignored.
 

@@ -8,9 +8,8 @@ the bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,57 +60,6 @@ class Columns:
         """Multiply with codes, int8 [rows, at least d]: float32 [rows, labels]."""
         leading = codes[:, : self.weights.shape[1]].float()
         return np.asarray((leading @ self._rows.T).numpy(), dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One solve.
-
-    Attributes:
-        columns: its weights.
-        constants: float32 [labels], weights of phi's constant.
-        counts: float64 [labels], rows of each label at the solve.
-        rows: in the sums at the solve.
-    """
-
-    columns: Columns
-    constants: Floats
-    counts: Tensor
-    rows: int
-
-    @classmethod
-    def empty(cls) -> Block:
-        """A solve of nothing."""
-        return cls(Columns.empty(), np.zeros(0, np.float32), torch.zeros(0).double(), 0)
-
-    @classmethod
-    def of(cls, weights: Tensor, counts: Tensor, rows: int) -> Block:
-        """Keep a solve's weights, float32 [labels, d], which are used up."""
-        constants = weights[:, 0].clone().numpy()
-        return cls(Columns.of(weights), constants, counts, rows)
-
-    def state(self, prefix: str) -> Arrays:
-        """Everything but `rows`, as arrays with a prefix before their names."""
-        return {
-            f"{prefix}weights": self.columns.weights,
-            f"{prefix}scales": self.columns.scales,
-            f"{prefix}constants": self.constants,
-            f"{prefix}counts": self.counts.numpy(),
-        }
-
-    @classmethod
-    def restore(cls, arrays: Mapping[str, NDArray[Any]], prefix: str, rows: int) -> Block:
-        """Take up what `state` gave."""
-        kept = {name: np.array(arrays[prefix + name]) for name in _BLOCK}
-        return cls(
-            Columns(kept["weights"], kept["scales"]),
-            kept["constants"],
-            torch.from_numpy(kept["counts"]),
-            int(rows),
-        )
-
-
-_BLOCK = ("weights", "scales", "constants", "counts")
 
 
 @dataclass(frozen=True)
@@ -226,6 +174,10 @@ class SolvedAdditive:
         """Say how unknown inputs look: float32 [rows], 0 to 1; see `ServedHead`."""
         return self.calibration.unknown(scores, self.cosines(features))
 
+    def with_all(self, columns: Columns, constants: Floats) -> SolvedAdditive:
+        """Give the same with another solve of all of phi."""
+        return replace(self, full=columns, constants=constants)
+
     def arrays(self) -> Arrays:
         """Everything but the columns, projection, labels and numbers."""
         mine = {name: getattr(self, name) for name in _ARRAYS}
@@ -248,6 +200,21 @@ class SolvedAdditive:
             "head": pack({**self.arrays(), **weights}, {"type": "additive", **self.meta()}),
             "projection": pack({"matrix": self.projection.matrix}, {"type": "projection"}),
         }
+
+    def judged_blob(self) -> bytes:
+        """Write what this has that the head beside it, which learned held-out rows, has not."""
+        arrays: Arrays = {
+            "weights": self.full.weights,
+            "row_scales": self.full.scales,
+            "constants": self.constants,
+        }
+        return pack(arrays, {"type": "judged"})
+
+    def judged(self, blob: bytes) -> SolvedAdditive:
+        """Give the head that `judged_blob` wrote beside this one."""
+        arrays, _ = unpack(blob)
+        columns = Columns(arrays["weights"], arrays["row_scales"])
+        return self.with_all(columns, arrays["constants"])
 
     @classmethod
     def restore(

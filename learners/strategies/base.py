@@ -186,7 +186,20 @@ class Rests(Protocol):
     """What a strategy offers beside `Strategy` when it can use idle time."""
 
     def rest(self) -> bool:
-        """Do what is too slow while examples wait; say whether the head changed."""
+        """Do one thing that is too slow while examples wait; say whether the head changed.
+
+        False: nothing is left to do.
+        """
+        ...
+
+
+@runtime_checkable
+class Refits(Protocol):
+    """What a strategy offers beside `Strategy` when what serves learns the held-out rows too."""
+
+    @property
+    def judged_head(self) -> ServedHead:
+        """The head that never learned a held-out row: the same, or nearly, otherwise."""
         ...
 
 

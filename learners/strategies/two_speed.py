@@ -85,6 +85,11 @@ class TwoSpeed:
         return self._head
 
     @property
+    def judged_head(self) -> ServedHead:
+        """The head that never learned a held-out row."""
+        return self._head.judged()
+
+    @property
     def drifted(self) -> int:
         """How often a label's meaning was found changed."""
         return sum(self._plugin.renewed.values())
@@ -113,11 +118,8 @@ class TwoSpeed:
         self._head.settle()
 
     def rest(self) -> bool:
-        """Solve all features while nothing else waits; say whether that changed the head."""
-        if self._head.is_ripe:
-            return False
-        self._head.solve()
-        return True
+        """Do the next thing that is left for idle time; say whether that changed the head."""
+        return self._head.rest()
 
     def on_encoder(
         self,

@@ -133,7 +133,8 @@ def test_the_strength_is_chosen_on_the_probes() -> None:
     test, truth = clusters(2_000, classes=6, seed=10, noise=2.5)
     chosen = np.mean(ridge.scores(test).argmax(axis=1) == [row for (row,) in truth])
     strength = ridge.choice[1]
-    ridge._chooser.strength, ridge._chooser._choose_at = 1e-3, 10**9
+    chooser = ridge._solutions.chooser
+    chooser.strength, chooser._choose_at = 1e-3, 10**9
     ridge.solve()
     weak = np.mean(ridge.scores(test).argmax(axis=1) == [row for (row,) in truth])
     assert strength > 1e-3

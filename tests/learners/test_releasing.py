@@ -172,7 +172,7 @@ def test_after_a_rollback_candidates_are_held_until_they_are_let_pass(
     assert passed.release.parent == again.version
 
 
-def test_idle_time_makes_a_candidate_once(
+def test_idle_time_makes_a_candidate_of_each_thing_it_does_once(
     make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
 ) -> None:
     learner = make_learner(held_out_share=0.4)
@@ -180,10 +180,13 @@ def test_idle_time_makes_a_candidate_once(
     assert not releases.rest()  # nothing was learned: nothing to solve
     learner.learn(EXAMPLES)
     releases.consider(positions={}, now=START)
-    assert releases.rest()
-    assert releases.has_news
-    assert releases.consider(positions={}, now=START + timedelta(seconds=1)).release is not None
-    assert not releases.rest()
+    made = 0
+    while releases.rest():  # solved; perhaps at another strength; with the held-out rows too
+        assert releases.has_news
+        made += 1
+        verdict = releases.consider(positions={}, now=START + timedelta(seconds=made))
+        assert verdict.release is not None
+    assert made in (2, 3)
     assert not releases.has_news
 
 
