@@ -267,7 +267,8 @@ def _part(learner: Learner, texts: Texts, crowd: Crowd, rows: range, *, progress
 
 
 def _final(learner: Learner, texts: Texts, crowd: Crowd) -> float:
-    """Answer fresh rows of every label."""
+    """Answer fresh rows of every label, after all that is left for idle time."""
+    learner.rest()
     right = 0
     for label in range(crowd.labels):
         decisions = learner.predict([texts.text(label) for _ in range(TEST_ROWS)])

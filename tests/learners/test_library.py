@@ -15,6 +15,7 @@ from learners.library import Learner
 from learners.localmemory import LocalMemory
 from learners.model import Encoder
 from learners.rehearsal import POLICIES, Policy, ReplayLaws, ReplayRow
+from learners.released import decide_by
 from learners.strategies.summed import key_of
 from learners.strategies.two_speed import TwoSpeed
 from schemas.errors import CheckpointError
@@ -24,6 +25,7 @@ __all__ = ["frozen_encoder"]
 
 TEXTS = [f"{what} number {n}" for n in range(12) for what in ("my card is lost", "show my balance")]
 LABELS = ["card", "balance"] * 12
+THINGS = ("cup", "mug", "pot", "pan", "jar", "lid", "tin", "jug")
 
 
 def new_encoder() -> Encoder:
@@ -245,3 +247,30 @@ def test_only_a_frozen_encoder_is_consolidated() -> None:
         Learner(
             encoder=Encoder.load(max_tokens=16, device="cpu"), projection_width=64
         ).consolidate()
+
+
+def test_rest_does_all_that_is_left_once_and_consolidation_is_judged_without_it(
+    tmp_path: Path,
+) -> None:
+    learner = Learner(
+        encoder=Encoder.load(max_tokens=16, device="cpu", precision="fp32"),
+        held_out_share=0.4,
+        projection_width=128,
+    )
+    assert not learner.rest()  # nothing was learned
+    texts = [f"the {colour} {thing}" for colour in ("red", "blue", "old") for thing in THINGS]
+    learner.learn(texts, [text.split()[2] for text in texts])
+    before = learner.predict(texts)
+    assert learner.rest()
+    assert not learner.rest()
+    assert learner.predict(texts) != before
+    learner.save(tmp_path)
+    assert Learner.load(tmp_path, encoder=learner.encoder).predict(texts) == learner.predict(texts)
+    held_out = learner.memory.held_out(100)
+    strategy = learner.loop.strategy
+    assert isinstance(strategy, TwoSpeed)
+    features = learner.encoder.encode([row.text for row in held_out])
+    judged = decide_by(strategy.judged_head, features, kind=learner.loop.kind, top=1)
+    agreement = np.mean([a.label == row.label for a, row in zip(judged, held_out, strict=True)])
+    report = learner.consolidate(ConsolidationConfig(epochs=1, batch_rows=8))
+    assert report.champion == pytest.approx(float(agreement))
