@@ -351,20 +351,27 @@ def usable(ring: ProbeRing, counts: Tensor) -> list[int]:
 
 
 def held_out_loss(
-    solved: SolvedAdditive, ring: ProbeRing, *, counts: Tensor, several: bool
+    solved: SolvedAdditive,
+    ring: ProbeRing,
+    *,
+    counts: Tensor,
+    several: bool,
+    most: int | None = None,
 ) -> float | None:
     """Give the mean negative log-likelihood of held-out rows' labels, in nats.
 
     Args:
         solved: gives the probabilities.
         ring: of held-out rows.
-        counts: rows by label.
+        counts: rows by label, of the labels that are looked at: the first ones.
         several: rows have any number of labels: the likelihoods of all labels are multiplied.
+        most: only so many rows, the newest; None for all.
 
     Returns:
         None where there are too few rows.
     """
     places = usable(ring, counts)
+    places = places if most is None else places[-most:]
     if len(places) < MIN_PROBES:
         return None
     truths = [ring.label_rows[place] for place in places]

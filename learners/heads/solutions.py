@@ -4,7 +4,8 @@ Owns the solves, their calibration and the order of both; must not know what add
 how a head is kept.
 
 Two solves of the same sums serve together. The full one, over all random features, comes when rows
-are three times as many and whenever there is time. The leading features have a Gram matrix of their
+are three times as many and whenever there is time; another strength is looked for when held-out
+rows like it less than what was there. The leading features have a Gram matrix of their
 own, whose solve costs little: it comes whenever a label has grown by half, and answers for the
 labels that changed since the full one. Means lift labels with few rows, and a label's own name
 counts as one row of it.
@@ -27,7 +28,7 @@ from torch import Tensor
 from learners.heads.base import NEVER, Arrays, Meta
 from learners.heads.blocks import Block, Blocks
 from learners.heads.calibration import Calibration
-from learners.heads.choice import Chooser, usable
+from learners.heads.choice import CHOOSE_PROBES, Chooser, held_out_loss, usable
 from learners.heads.freed import give_back
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
@@ -39,8 +40,11 @@ from learners.heads.sums import AdditiveSums, Moments
 from learners.heads.trained import TrainedColumns
 from learners.heads.young import LEAD_GROWTH, any_grown, fresh_labels, mean_weights
 
-FULL_GROWTH = 3.0  # of all rows, until all features are solved again
+# Growth of all rows until all features are solved again, of one label a row, and of several: there
+# every label is by itself, and the leading features know an old one less well than an old solve.
+FULL_GROWTH = {False: 3.0, True: 1.5}
 FIRST_FULL_ROWS = 256
+NOTICED_LOSS = 0.02  # nats by which a new solve of all features is worse than the old answers
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
 
 
@@ -67,6 +71,7 @@ class Solutions:
         self.chooser = chooser
         self._names = names
         self._ring = ring
+        self._full_growth = FULL_GROWTH[chooser.several]
         self._blocks, self._calibration = Blocks.empty(), Calibration()
         self._trained = TrainedColumns.empty()
         self.solved = self.judged = self._assemble()
@@ -81,7 +86,7 @@ class Solutions:
         """Solve what is due: the leading features, all of them, or nothing."""
         if not self.unsolved:
             return
-        if self.sums.rows >= max(FIRST_FULL_ROWS, FULL_GROWTH * self._blocks.full.rows):
+        if self.sums.rows >= max(FIRST_FULL_ROWS, self._full_growth * self._blocks.full.rows):
             self.solve()
         elif self._lead_is_due():
             self.solve_lead()
@@ -106,13 +111,17 @@ class Solutions:
             )
         lead = self._block(moments.single(), alive, strength=self.chooser.strength)
         self._blocks = self._blocks.with_lead(lead)
-        if then_all or (self._blocks.full.rows and self.chooser.method != before):
+        all_too = then_all or (self._blocks.full.rows > 0 and self.chooser.method != before)
+        if all_too:
             give_back()  # this takes the most that the head ever needs
             moments = self._moments(alive, lead=False)
             full = self._block(moments, alive, strength=self.chooser.strength_of_all)
             self._blocks = self._blocks.with_full(full)
         self.unsolved = False
+        former = self.judged
         self._calibrate()
+        if all_too and self._is_worse_than(former):
+            self._choose_all()  # what the leading features chose does not suit all of them
 
     def rest(self) -> bool:
         """Use idle time for the next of three things; say whether what serves changed.
@@ -147,6 +156,15 @@ class Solutions:
     def means(self, known: int) -> tuple[Tensor, Tensor]:
         """Give centred means of the first labels, and their centre; see `LabelNames.centred`."""
         return self._names.centred(self.sums.raw_means[:known], self.sums.counts[:known])
+
+    def _is_worse_than(self, former: SolvedAdditive) -> bool:
+        """Whether held-out rows of the labels that both know are less likely now."""
+        counts, several = self.sums.counts[: len(former.labels)], self.chooser.several
+        before, now = (
+            held_out_loss(one, self._ring, counts=counts, several=several, most=CHOOSE_PROBES)
+            for one in (former, self.judged)
+        )
+        return before is not None and now is not None and now > before + NOTICED_LOSS
 
     def _choose_all(self) -> bool:
         before, alive = self.chooser.strength_of_all, self._alive()
