@@ -139,7 +139,7 @@ class Bench:
     def run(self, name: str, *, seed: int) -> Outcome:
         """Measure one order of one data set."""
         data = DATA[name]
-        train, unlabelled, test = self._rows(data, seed)
+        train, unlabelled, test = self.rows(data, seed)
         encoder = Encoder.load(data.backbone, max_tokens=MAX_TOKENS, device="cpu", precision="fp32")
         kept = KeptFeatures(encoder, folder=self.cache / "features")
         with bar(f"{name}: features") as show:
@@ -177,7 +177,7 @@ class Bench:
             curated=str(learner.curated or ""),
         )
 
-    def _rows(self, data: DataSet, seed: int) -> tuple[list[Row], list[str], list[Row]]:
+    def rows(self, data: DataSet, seed: int) -> tuple[list[Row], list[str], list[Row]]:
         """Give training rows in stream order, texts without labels, and test rows."""
         rows = [row for row in read(self.folder, *data.files) if row.label != OUT_OF_SCOPE]
         if self.quick and data.kind == "classify":
@@ -230,7 +230,7 @@ class Bench:
         decided = kind.decide(
             kind.probabilities(scores, scale=1.0), labels=work.labels, threshold=0.5, top=1
         )
-        return _measured([one.label for one in decided], test, kind=kind.name, seconds=seconds)
+        return measured([one.label for one in decided], test, kind=kind.name, seconds=seconds)
 
 
 def _mislabelled(rows: list[Row], share: float, chance: random.Random) -> list[Row]:
@@ -288,10 +288,11 @@ def _scores(learner: Learner, test: Sequence[Row], *, seconds: float) -> Scores:
             pass
     seconds += time.process_time() - started
     said = [one.label for one in learner.predict([row.text for row in test], top=1)]
-    return _measured(said, test, kind=learner.loop.kind.name, seconds=seconds)
+    return measured(said, test, kind=learner.loop.kind.name, seconds=seconds)
 
 
-def _measured(said: Sequence[Label], test: Sequence[Row], *, kind: str, seconds: float) -> Scores:
+def measured(said: Sequence[Label], test: Sequence[Row], *, kind: str, seconds: float) -> Scores:
+    """Compare what was said with test rows, one a row."""
     canonical = task_kind(kind).check_label
     truths = [canonical(row.label) for row in test]
     exact = [answer == truth for answer, truth in zip(said, truths, strict=True)]

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import consolidate
+from benchmarks import consolidate, curve
 
 
-def test_a_run_prints_a_table_and_one_line_of_json(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def few_rows(folder: Path) -> None:
+    """Write 18 training rows and 6 test rows where Banking77 is looked for."""
     things = {"card": "my bank card", "rate": "the exchange rate", "atm": "cash from a machine"}
     rows = [
         {"text": f"{opening} {thing}", "label": label, "split": split}
@@ -24,10 +23,16 @@ def test_a_run_prints_a_table_and_one_line_of_json(
         )
         for opening in openings
     ]
-    file = tmp_path / "banking77" / "data.jsonl.gz"
+    file = folder / "banking77" / "data.jsonl.gz"
     file.parent.mkdir()
     with gzip.open(file, "wt", encoding="utf-8") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_run_prints_a_table_and_one_line_of_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few_rows(tmp_path)
     arguments = ["--quick", "--data-set", "banking77", "--data", str(tmp_path)]
     assert consolidate.main([*arguments, "--cache", str(tmp_path / "cache")]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -44,3 +49,18 @@ def test_a_run_prints_a_table_and_one_line_of_json(
 def test_missing_data_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert consolidate.main(["--data-set", "nlupp", "--data", str(tmp_path)]) == 2
     assert "give the folder of the data sets with --data" in capsys.readouterr().err
+
+
+def test_a_curve_is_asked_after_every_twelfth_and_says_how_far_it_fell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few_rows(tmp_path)
+    arguments = ["--quick", "--data-set", "banking77", "--data", str(tmp_path)]
+    assert curve.main([*arguments, "--cache", str(tmp_path / "cache")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    found = json.loads(printed[-1])
+    assert [one["pace"] for one in found["results"]] == ["busy", "idle"]
+    for one in found["results"]:
+        assert len(one["accuracies"]) == 12
+        assert one["dip"] == curve.dip_of(one["accuracies"]) <= found["worst_dip"]
+    assert curve.main(["--data-set", "nlupp", "--data", str(tmp_path / "nowhere")]) == 2
