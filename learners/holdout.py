@@ -1,4 +1,4 @@
-"""Which examples are held out: a fixed share, by hash of the id, that never trains.
+"""Which examples are held out: a fixed share, by hash of the id, that never trains what is judged.
 
 Owns the law; must not know memory, models or streams. Every role that asks gets the same answer
 for ever.

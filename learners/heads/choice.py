@@ -191,22 +191,17 @@ class Chooser:
         least: float,
         rows: int,
         counts: Tensor,
-    ) -> Block | None:
-        """Choose the strength of all features on the newest held-out rows.
+    ) -> Block:
+        """Choose the strength of all features on the newest held-out rows; give the best solve.
 
         Args:
             solve: gives a solve at a strength; called two to seven times.
-            ring: held-out rows.
+            ring: held-out rows, enough of them to choose on.
             least: strength below which nothing is tried.
             rows: in the sums.
             counts: rows by label.
-
-        Returns:
-            The best solve; None where there are too few rows, and nothing was chosen.
         """
         places = usable(ring, counts)[-CHOOSE_PROBES:]
-        if len(places) < MIN_PROBES:
-            return None
         codes = ring.codes[places]
         truths = [ring.label_rows[place] for place in places]
         alive = np.flatnonzero((counts > 0).numpy())

@@ -32,7 +32,7 @@ from learners.heads.choice import CHOOSE_PROBES, Chooser, held_out_loss, usable
 from learners.heads.freed import give_back
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
-from learners.heads.probes import ProbeRing
+from learners.heads.probes import MIN_PROBES, ProbeRing
 from learners.heads.scoring import unit_of
 from learners.heads.solved import Columns, SolvedAdditive
 from learners.heads.solves import METHODS
@@ -167,6 +167,9 @@ class Solutions:
         return before is not None and now is not None and now > before + NOTICED_LOSS
 
     def _choose_all(self) -> bool:
+        """Choose the strength of all features, and solve them at it; say whether it changed."""
+        if len(usable(self._ring, self.sums.counts)) < MIN_PROBES:
+            return False
         before, alive = self.chooser.strength_of_all, self._alive()
         moments = self._moments(alive, lead=False)
         best = self.chooser.choose_all(
@@ -176,7 +179,7 @@ class Solutions:
             rows=self.sums.rows,
             counts=self.sums.counts,
         )
-        if best is None or self.chooser.strength_of_all == before:
+        if self.chooser.strength_of_all == before:
             return False
         self._blocks = self._blocks.with_full(best)
         self._calibrate()
