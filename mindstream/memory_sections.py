@@ -31,7 +31,7 @@ class ReplaySettings(Section):
     max_rows: int = Field(200_000, ge=1, description="rows of a task, at most")
     max_bytes: int = Field(268_435_456, ge=1024, description="bytes of a task, at most")
     held_out_share: float = Field(
-        0.05, ge=0.0, le=0.5, description="share of examples that the gate judges by: never trained on before that"
+        0.05, ge=0.0, le=0.5, description="share of examples that the gate judges by"
     )
     held_out_rows: int = Field(2_000, ge=1, description="held-out rows of a task, at most")
 
