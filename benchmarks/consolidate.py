@@ -331,6 +331,16 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     return shown
 
 
+def take_sources(parser: argparse.ArgumentParser) -> None:
+    """Let a command line say how much of which data, where they are, and what computes."""
+    parser.add_argument(
+        "--most", type=int, default=0, help="rows of either split at most, evenly spread; 0: all"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="of features")
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.consolidate", description=__doc__)
@@ -347,12 +357,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--no-joint", action="store_true", help="leave the upper bound out")
     parser.add_argument("--quick", action="store_true", help="little data, one epoch")
-    parser.add_argument(
-        "--most", type=int, default=0, help="rows of either split at most, evenly spread; 0: all"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="of features")
+    take_sources(parser)
     return parser.parse_args(arguments)
 
 

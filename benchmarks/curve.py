@@ -13,7 +13,6 @@ import argparse
 import itertools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import torch
@@ -22,10 +21,9 @@ from rich.table import Table
 
 from benchmarks.bars import bar
 from benchmarks.commands import print_last
-from benchmarks.consolidate import MAX_TOKENS, Bench, measured
-from benchmarks.data import DEFAULT_FOLDER, DataError
+from benchmarks.consolidate import MAX_TOKENS, Bench, measured, take_sources
+from benchmarks.data import DataError
 from benchmarks.features import KeptFeatures
-from benchmarks.results import CACHE
 from benchmarks.sets import DATA
 from learners.library import Learner
 from learners.localmemory import LocalMemory
@@ -131,12 +129,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--pace", nargs="+", choices=PACES, default=list(PACES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--quick", action="store_true", help="little data")
-    parser.add_argument(
-        "--most", type=int, default=0, help="rows of either split at most, evenly spread; 0: all"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="of features")
+    take_sources(parser)
     return parser.parse_args(arguments)
 
 
