@@ -152,8 +152,13 @@ class AdditiveHead:
         codes: Tensor | None = None,
         keys: Sequence[int] = (),
     ) -> None:
-        """Show rows that never enter the sums: choice and calibration are made on them."""
+        """Show rows that never enter the sums: choice and calibration are made on them.
+
+        Rows with a key, over 0, that was shown before take the place of what they were.
+        """
         codes = self.codes(features) if codes is None else codes
+        if self._ring.has(keys):
+            self._solutions.leave_out()  # it learned these rows as they were
         self._ring.add(features, codes, label_rows, keys=keys)
 
     def erase(self, keys: Sequence[int]) -> None:

@@ -117,7 +117,6 @@ class Chooser:
         strength: of its shrinkage.
         prior: share of the log prior in the logits.
         offset: score at which a label of several is as likely as not.
-        all_strength: of a solve of all features; None before it was chosen, where `strength` is.
     """
 
     def __init__(self, methods: Sequence[Method], *, metric: Metric, several: bool) -> None:
@@ -128,7 +127,7 @@ class Chooser:
         self.strength = FIRST_STRENGTH
         self.prior = 0.0
         self.offset = 0.5
-        self.all_strength: float | None = None
+        self._strength_of_all: float | None = None
         self._choose_at = MIN_PROBES
         self._choose_all_at = 0
         self._calibrate_at = 0
@@ -136,8 +135,8 @@ class Chooser:
 
     @property
     def strength_of_all(self) -> float:
-        """Strength of a solve of all features."""
-        return self.strength if self.all_strength is None else self.all_strength
+        """Strength of a solve of all features: `strength`, until it was chosen on them."""
+        return self.strength if self._strength_of_all is None else self._strength_of_all
 
     def is_due(self, rows: int) -> bool:
         """Whether the rows have doubled since the last choice."""
@@ -177,7 +176,7 @@ class Chooser:
         self._choose_at = int(CHOOSE_GROWTH * moments.rows)
         self._calibrate_at = 0
         if self.method != before:
-            self.all_strength, self._choose_all_at = None, 0
+            self._strength_of_all, self._choose_all_at = None, 0
 
     def all_is_due(self, rows: int) -> bool:
         """Whether rows grew by a tenth since the strength of all features was chosen."""
@@ -214,7 +213,7 @@ class Chooser:
 
         strengths = tuple(one for one in STRENGTHS if one >= least)
         best = _climb(trial, start=self.strength_of_all, strengths=strengths)
-        self.all_strength = best.strength
+        self._strength_of_all = best.strength
         self._choose_all_at = int(CHOOSE_ALL_GROWTH * rows)
         self._calibrate_at = 0
         return solves[best.strength]
@@ -324,7 +323,7 @@ _STATE = (
     "strength",
     "prior",
     "offset",
-    "all_strength",
+    "_strength_of_all",
     "_choose_at",
     "_choose_all_at",
     "_calibrate_at",

@@ -49,9 +49,14 @@ class ProbeRing:
         *,
         keys: Sequence[int] = (),
     ) -> None:
-        """Keep rows, replacing the oldest; those with keys, over 0, can be erased."""
+        """Keep rows, replacing the oldest; those with keys, over 0, can be erased.
+
+        A row whose key is there already was corrected: it stands here once, as it is now.
+        """
         capacity = len(self.features)
         for row, labels in enumerate(label_rows):
+            if keys:
+                self.erase(keys[row : row + 1])
             place = self.seen % capacity
             self.features[place] = features[row]
             self.codes[place] = codes[row]
@@ -65,6 +70,10 @@ class ProbeRing:
     def forget(self, label_row: int) -> None:
         """Pass over the rows of a label: they are of a meaning it has no more."""
         self.label_rows = [GONE if label_row in rows else rows for rows in self.label_rows]
+
+    def has(self, keys: Sequence[int]) -> bool:
+        """Whether any row has one of these keys."""
+        return bool(np.isin(self.keys, keys).any())
 
     def erase(self, keys: Sequence[int]) -> None:
         """Leave nothing of rows with these keys."""

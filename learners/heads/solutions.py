@@ -4,11 +4,11 @@ Owns the solves, their calibration and the order of both; must not know what add
 how a head is kept.
 
 Two solves of the same sums serve together. The full one, over all random features, comes when rows
-are three times as many and whenever there is time; another strength is looked for when held-out
-rows like it less than what was there. The leading features have a Gram matrix of their
-own, whose solve costs little: it comes whenever a label has grown by half, and answers for the
-labels that changed since the full one. Means lift labels with few rows, and a label's own name
-counts as one row of it.
+are three times as many (with several labels a row, half as many again) and whenever there is time;
+another strength is looked for when held-out rows like it less than what was there. The leading
+features have a Gram matrix of their own, whose solve costs little: it comes whenever a label has
+grown by half, and answers for the labels that changed since the full one. Means lift labels with
+few rows, and a label's own name counts as one row of it.
 
 In idle time the strength is chosen on all features, and then what serves learns the held-out rows
 too, as one refits on everything after a model was selected (Hastie, Tibshirani & Friedman, The
@@ -49,7 +49,7 @@ PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge col
 
 
 class Solutions:
-    """The newest solution of sums, and the one before judgement by held-out rows.
+    """The newest solution of the sums: what serves, and what held-out rows may judge.
 
     Args:
         sums: that are solved; another object after `restore`.

@@ -98,6 +98,22 @@ def test_an_erased_held_out_row_has_no_part_in_what_serves() -> None:
     np.testing.assert_array_equal(one.scores(asked), never.scores(asked))
 
 
+def test_a_corrected_held_out_row_is_learned_as_it_is_now_alone() -> None:
+    one, right = taught(held_out=0), taught(held_out=0)
+    features, labels = clusters(FEW, classes=CLASSES, seed=2)
+    keys = range(1, FEW + 1)
+    wrong = [((label + 1) % CLASSES,) for (label,) in labels[:5]]
+    one.probe(features, [*wrong, *labels[5:]], keys=keys)
+    rested(one)
+    one.probe(features[[0, 0, 1, 2, 3, 4]], [wrong[0], *labels[:5]], keys=[1, *keys[:5]])
+    assert one.solved() is one.judged()
+    assert one.rest()
+    right.probe(features, labels, keys=keys)
+    rested(right)
+    asked, _ = clusters(100, classes=CLASSES, seed=3)
+    np.testing.assert_array_equal(one.scores(asked), right.scores(asked))
+
+
 def test_a_label_that_starts_again_takes_its_held_out_rows_out_of_what_serves() -> None:
     one = rested(taught())
     one.renew(2, clusters(9, classes=CLASSES, seed=7)[0])
@@ -134,7 +150,7 @@ def test_a_head_without_a_refit_is_judged_as_it_serves() -> None:
 
 def test_the_strength_of_all_features_is_chosen_where_they_are_solved() -> None:
     one = taught(rows=900, held_out=400, noise=2.5)
-    one._solutions.chooser.all_strength = 1e-3  # far too weak, as found when rows were others
+    one._solutions.chooser._strength_of_all = 1e-3  # far too weak, as found when rows were others
     assert one.rest()
     weak = one.loss()
     asked, truth = clusters(2_000, classes=CLASSES, seed=10, noise=2.5)
@@ -153,7 +169,7 @@ def test_a_solve_that_held_out_rows_like_less_is_tried_at_other_strengths_at_onc
     one = taught(rows=900, held_out=400, noise=2.5)
     one.solve()
     good = one.loss()
-    one._solutions.chooser.all_strength = 1e-3
+    one._solutions.chooser._strength_of_all = 1e-3
     one.add(*clusters(10, classes=CLASSES, seed=30, noise=2.5))
     one.solve()
     after = one.loss()
