@@ -43,7 +43,6 @@ from learners.library import Learner
 from learners.localmemory import LocalMemory
 from learners.model import Encoder
 from learners.slow import thinned
-from learners.strategies.base import Rests
 from learners.tasks import task_kind
 from schemas.fields import Label
 
@@ -282,10 +281,7 @@ def _columns(rows: Sequence[Row]) -> tuple[list[str], list[Label]]:
 def _scores(learner: Learner, test: Sequence[Row], *, seconds: float) -> Scores:
     """Score a learner; the time it takes to bring itself up to date counts for it."""
     started = time.process_time()
-    strategy = learner.loop.strategy
-    if isinstance(strategy, Rests):
-        while strategy.rest():
-            pass
+    learner.rest()
     seconds += time.process_time() - started
     said = [one.label for one in learner.predict([row.text for row in test], top=1)]
     return measured(said, test, kind=learner.loop.kind.name, seconds=seconds)

@@ -94,7 +94,8 @@ def run(name: str, pace: str, *, seed: int, bench: Bench) -> Curve:
             learner.learn([row.text for row in rows], [row.label for row in rows])
             if pace == "idle":
                 learner.rest()
-            said = [one.label for one in learner.predict([row.text for row in test], top=1)]
+            answers = learner.predict([row.text for row in test], top=1, rest=False)
+            said = [answer.label for answer in answers]
             scores = measured(said, test, kind=learner.loop.kind.name, seconds=0.0)
             accuracies.append(scores.accuracy)
             show(end, len(train))

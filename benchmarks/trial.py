@@ -29,7 +29,6 @@ from benchmarks.measures import (
 from benchmarks.results import Result, Setup
 from benchmarks.scenarios import Stream
 from learners.library import Learner
-from learners.strategies.base import Rests
 
 BATCH_ROWS = 32
 PROBE_ROWS = 10  # test rows a class that say whether it is known by now
@@ -219,10 +218,7 @@ class Trial:
             self.answered += report.rows
 
     def _test(self, task: int) -> None:
-        strategy = self.learner.loop.strategy
-        if isinstance(strategy, Rests):
-            while strategy.rest():
-                pass
+        self.learner.rest()
         accuracies: list[float | None] = []
         right = rows = 0
         for group in self.stream.groups:

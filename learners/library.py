@@ -41,6 +41,7 @@ __all__ = ["Decision", "Forgotten", "Learner", "StepReport"]
 ANYBODY = "anybody"  # the user of rows that were given without one
 _NEVER = datetime.fromtimestamp(0, UTC)  # no strategy reads times
 _MEMORY = "library.memory"
+REST_ROWS, REST_GROWTH = 256, 1.25  # rows of the first rest before an answer, and until the next
 
 Progress = Callable[[int, int], None]
 """Called after every micro-batch or step with what is done and what is to do."""
@@ -111,6 +112,7 @@ class Learner:
         self.curated: CurationReport | None = None
         self._options = options_of(config)
         self._given = 0  # rows that were ever given: the next id
+        self._rested = 0  # of them, at the last rest
 
     @property
     def labels(self) -> list[str]:
@@ -159,12 +161,14 @@ class Learner:
                 progress(min(start + rows, len(examples)), len(examples))
         return together(reports)
 
-    def predict(self, texts: Sequence[str], *, top: int = TOP) -> list[Decision]:
+    def predict(self, texts: Sequence[str], *, top: int = TOP, rest: bool = True) -> list[Decision]:
         """Answer as a release made now would: all that was learned has its effect.
 
         Args:
             texts: as for `learn`.
             top: how many labels to list beside each answer.
+            rest: whether to `rest` first where rows grew by a quarter since the last time, as a
+                stream's pauses would have let it: that takes seconds, and the best answers.
 
         Returns:
             One decision a text.
@@ -175,6 +179,8 @@ class Learner:
         checked = [checked_text(text, row) for row, text in enumerate(texts)]
         if not self.loop.labels:
             raise ValueError("predict before learn: 0 labels are known, at least 1 is needed")
+        if rest and self._given >= max(REST_ROWS, REST_GROWTH * self._rested):
+            self.rest()
         self.loop.strategy.settle()
         features = self.encoder.encode(checked)
         return decide_by(self.loop.strategy.head, features, kind=self.loop.kind, top=top)
@@ -189,6 +195,7 @@ class Learner:
             Whether it answers otherwise now. Seconds go by; nothing is left to do after it.
         """
         strategy, changed = self.loop.strategy, False
+        self._rested = self._given
         while isinstance(strategy, Rests) and self.loop.labels and strategy.rest():
             changed = True
         return changed
@@ -231,7 +238,7 @@ class Learner:
         )
         try:
             work.run(progress)
-            self.curated = work.curated
+            self.curated, self._rested = work.curated, 0  # a new encoder's head has not rested
             return work.finish()
         finally:
             work.close()
@@ -280,6 +287,7 @@ class Learner:
             "held_out_share": self.loop.held_out_share,
             "options": self._options,
             "given": self._given,
+            "rested": self._rested,
             "encoder": {
                 "name_or_folder": encoder.name,
                 "max_tokens": encoder.max_tokens,
@@ -322,7 +330,7 @@ class Learner:
         )
         mine = {name: array for name, array in arrays.items() if name != _MEMORY}
         learner.loop.restore(LearnerState(arrays=mine, meta=meta["learner"]))
-        learner._given = int(meta["given"])
+        learner._given, learner._rested = int(meta["given"]), int(meta.get("rested", 0))
         return learner
 
     def _examples(

@@ -25,6 +25,7 @@ from learners.heads.probes import (
     ProbeRing,
     best_threshold,
     fit_largest,
+    fit_prior,
     fit_sigmoid,
     fit_softmax,
     fit_trust,
@@ -44,7 +45,6 @@ CHOOSE_GROWTH = 2.0
 CHOOSE_ALL_GROWTH = 1.1  # idle time costs nothing, and the best strength falls fast past the width
 CALIBRATE_GROWTH = 1.25
 CHOOSE_PROBES = 512  # the newest of the ring
-PRIORS = (0.0, 0.5, 1.0)  # share of the log prior that is added to the logits
 RAREST_SHARE = 0.25  # of the mean count: no label's prior is below it, so that new ones are heard
 
 
@@ -285,8 +285,7 @@ class Chooser:
         grown = 1.0 - solved.mean_weights  # a lifted label has only this much of its bias
         scores -= grown * self.bias(counts, scale=solved.scale).numpy()
         prior = log_prior(counts).numpy() * grown
-        fits = [(*fit_softmax(scores, truth, bias=share * prior), share) for share in PRIORS]
-        scale, _, self.prior = min(fits, key=lambda fit: fit[1])
+        scale, self.prior = fit_prior(scores, truth, prior)
         scores = scores + (self.prior / scale * prior).astype(np.float32)
         slope, offset = fit_largest(softmax(scale * scores), truth)
         calibration = replace(solved.calibration, scale=scale, slope=slope, offset=offset)

@@ -274,3 +274,22 @@ def test_rest_does_all_that_is_left_once_and_consolidation_is_judged_without_it(
     agreement = np.mean([a.label == row.label for a, row in zip(judged, held_out, strict=True)])
     report = learner.consolidate(ConsolidationConfig(epochs=1, batch_rows=8))
     assert report.champion == pytest.approx(float(agreement))
+
+
+def test_the_first_answers_to_many_new_rows_wait_for_a_rest(tmp_path: Path) -> None:
+    learner = Learner(
+        encoder=Encoder.load(max_tokens=16, device="cpu", precision="fp32"), projection_width=128
+    )
+    texts = [f"{thing} number {n}" for n in range(320 // len(THINGS)) for thing in THINGS]
+    labels = [text.split()[0] for text in texts]
+    learner.learn(texts, labels)
+    at_once = learner.predict(texts[:8], rest=False)
+    rested = learner.predict(texts[:8])
+    assert [answer.score for answer in rested] != [answer.score for answer in at_once]
+    assert not learner.rest()  # all of it was done
+    learner.save(tmp_path)
+    again = Learner.load(tmp_path, encoder=learner.encoder)
+    for one in (learner, again):
+        one.learn(["one more ladder"], ["ladder"])
+        one.predict(texts[:1])  # too few new rows for another rest
+        assert one.rest()
