@@ -26,6 +26,7 @@ from learners.heads.projection import (
 )
 
 FORMER_MEANINGS = 256  # that are kept apart in the scatter; each is as long as phi
+PANEL = 512  # columns of a Gram matrix that are computed at once: only from the diagonal on
 PENDING_ROWS = 4_096  # rows whose products wait: the Gram matrix is written once for all of them
 
 
@@ -179,20 +180,19 @@ class AdditiveSums:
                 self.fold()
         else:
             for piece in _blocks([codes]):
-                self._gram.sub_(int8_product(piece.T.contiguous(), piece))
-                part = piece[:, : self.lead].contiguous()
-                self._lead_gram.sub_(int8_product(part.T.contiguous(), part))
+                _add_products(self._gram, piece, sign=-1)
+                _add_products(self._lead_gram, piece[:, : self.lead], sign=-1)
 
     def fold(self) -> None:
         """Bring the Gram matrices up to date."""
         self._fold_lead()
         for block in _blocks(self._pending):
-            self._gram.add_(int8_product(block.T.contiguous(), block))
+            _add_products(self._gram, block)
         self._pending.clear()
 
     def _fold_lead(self) -> None:
         for block in _blocks(self._lead_pending):
-            self._lead_gram.add_(int8_product(block.T.contiguous(), block))
+            _add_products(self._lead_gram, block)
         self._lead_pending.clear()
 
     def merge(self, other: AdditiveSums, *, sign: int = 1) -> None:
@@ -315,6 +315,19 @@ class AdditiveSums:
         sums._former_counts = _doubles(arrays["former_counts"])
         sums.rows = int(meta["rows"])
         return sums
+
+
+def _add_products(gram: Tensor, codes: Tensor, *, sign: int = 1) -> None:
+    """Add codes' outer products to a Gram matrix, float64 [d, d], in its place.
+
+    It is symmetric: each panel is computed from the diagonal on, and mirrored.
+    """
+    columns = codes.T.contiguous()  # int8 [d, rows]
+    for start in range(0, len(gram), PANEL):
+        end = start + PANEL
+        part = int8_product(columns[start:end], codes[:, start:].contiguous())
+        gram[start:end, start:].add_(part, alpha=sign)
+        gram[end:, start:end].add_(part[:, PANEL:].T, alpha=sign)
 
 
 def _blocks(codes: Sequence[Tensor]) -> Iterator[Tensor]:
