@@ -1,20 +1,23 @@
 """What a kind of task is: everything in which kinds differ, as one interface.
 
-Owns the Protocol and the shape of a decision; must not know any kind, head, Kafka or the loop.
+Owns the Protocol and the shape of a decision; must not know any kind, head, Kafka or the loop. What
+only checks labels, as `ingest` does, needs no torch: a kind imports it where it trains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from schemas.errors import LabelError, MessageError
 from schemas.fields import MAX_LABEL_CHARS, Label, Scalar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HeadSolver = Literal["class-balanced", "least-squares"]
 Floats = NDArray[np.float32]

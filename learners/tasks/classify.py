@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from learners.tasks.base import Decision, Floats, HeadSolver, rank, read_label_text, read_text
 from schemas.errors import LabelError
 from schemas.fields import Label, Scalar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Classify:
@@ -45,6 +47,8 @@ class Classify:
         Raises:
             LabelError: a label is not in the index.
         """
+        import torch
+
         try:
             return torch.tensor([index[str(label)] for label in labels], dtype=torch.int64)
         except KeyError as error:
@@ -52,7 +56,9 @@ class Classify:
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Give softmax cross-entropy."""
-        return nn.functional.cross_entropy(logits, targets)
+        from torch.nn import functional
+
+        return functional.cross_entropy(logits, targets)
 
     def probabilities(self, scores: Floats, *, scale: float) -> Floats:
         """Give softmax(scale * score): every row sums to 1."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from learners.tasks.base import Decision, Floats, HeadSolver, rank, read_label_text, read_text
 from schemas.errors import LabelError
 from schemas.fields import MAX_LABELS, Label, Scalar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Multilabel:
@@ -58,6 +60,8 @@ class Multilabel:
         Raises:
             LabelError: a label is not in the index.
         """
+        import torch
+
         targets = torch.zeros(len(labels), len(index), dtype=torch.float32)
         for row, label in enumerate(labels):
             for text in self.label_texts(label):
@@ -71,7 +75,9 @@ class Multilabel:
 
         The sum keeps a rare label's gradient from shrinking as labels are added.
         """
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        from torch.nn import functional
+
+        loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
         return loss / max(len(logits), 1)
 
     def probabilities(self, scores: Floats, *, scale: float) -> Floats:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -28,3 +30,15 @@ def test_embedded_services_that_nobody_started_are_said_with_what_to_do() -> Non
         servers(settings)
     with pytest.raises(NotRunningError, match="MINDSTREAM_REDIS__URL"):
         make_redis(settings)
+
+
+def test_roles_without_a_model_load_no_torch() -> None:
+    """It takes seconds and half a gigabyte; what they import is as in `wiring`."""
+    code = """
+import sys
+import learners.tasks, serving.drift.adwin, serving.metrics, serving.pairing, serving.watcher
+import mindstream.wiring, streams.app, streams.flow, streams.ingest, streams.watch
+print(*sorted({"torch", "transformers", "avalanche"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -74,7 +74,7 @@ def test_a_small_demo_ends_with_every_event_accounted_for(tmp_path: Path) -> Non
     path.write_text("label,text,split\n" + "\n".join(rows) + "\n")
     command = [sys.executable, "-m", "mindstream", "demo", "--json", "--data", str(path)]
     ended = subprocess.run(
-        [*command, "--order", "shuffled", "--rate", "20"],
+        [*command, "--order", "shuffled", "--rate", "20", "--set", "model.engine=torch"],
         cwd=ROOT,
         capture_output=True,
         text=True,
