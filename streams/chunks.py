@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,10 +45,13 @@ class Buffered:
 
     Args:
         bounds: of each topic.
+        tell: called with True when there is a chunk again, with False when there is none any more.
     """
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, *, tell: Callable[[bool], None] | None = None) -> None:
         self.bounds = bounds
+        self._tell = tell
+        self._chunks = 0
         self.rows: Counter[str] = Counter()
         self.size: Counter[str] = Counter()
         self._freed = asyncio.Event()
@@ -62,6 +65,9 @@ class Buffered:
         chunk = Chunk(self, topic, records, epoch=epoch)
         self.rows[topic] += len(records)
         self.size[topic] += chunk.size
+        self._chunks += 1
+        if self._chunks == 1 and self._tell is not None:
+            self._tell(True)
         return chunk
 
     def release(self, topic: str, *, rows: int, size: int) -> None:
@@ -69,6 +75,9 @@ class Buffered:
         self.rows[topic] -= rows
         self.size[topic] -= size
         self._freed.set()
+        self._chunks -= 1
+        if not self._chunks and self._tell is not None:
+            self._tell(False)
 
     async def wait_for_room(self, *, at_most_s: float) -> None:
         """Return when a chunk was let go, or after so long."""

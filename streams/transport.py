@@ -17,6 +17,10 @@ What that rule needs, and is seen to here:
 Faust counts its buffers in events, and stops for a whole second when one is full. A topic of which
 more than `chunks.Bounds` is in memory is not read; the rest waits in Kafka.
 
+A broker answers a fetch as soon as a byte is there. While records are in hand that costs more than
+it gives: records that come one by one would be a fetch each, and they wait for those in hand
+anyway. Then the broker is asked to gather some milliseconds' worth.
+
 Owns what is overridden in faust-streaming 0.15.3, each method pinned by
 tests/contracts/test_faust_transport.py; must not know agents.
 """
@@ -38,9 +42,13 @@ from streams.decoding import Record, records_of
 
 log = logging.getLogger(__name__)
 
+GATHER_MS = 10  # a role at work lets the broker gather for so long, or until it has
+GATHER_BYTES = 16_384
+
 
 class _Thread(driver.AIOKafkaConsumerThread):
     fetch_wait_ms = 500
+    gather_ms = 0
 
     def _create_worker_consumer(self, transport: Any) -> Any:  # noqa: ANN401
         # faust-streaming fixes this number at 1,500. A real broker answers as soon as a byte is
@@ -48,6 +56,13 @@ class _Thread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = self.fetch_wait_ms
         return consumer
+
+    def gather(self, at_work: bool) -> None:
+        """Say whether the broker gathers; the next fetch is the first that asks for it."""
+        fetcher = None if self._consumer is None else self._consumer._fetcher
+        if self.gather_ms and fetcher is not None:
+            fetcher._fetch_min_bytes = GATHER_BYTES if at_work else 1
+            fetcher._fetch_max_wait_ms = self.gather_ms if at_work else self.fetch_wait_ms
 
 
 class FastConsumer(driver.Consumer):
@@ -62,7 +77,7 @@ class FastConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
-        self.buffered = Buffered(self.bounds)
+        self.buffered = Buffered(self.bounds, tell=self._gather)
         self._epoch = 0
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's
@@ -90,6 +105,10 @@ class FastConsumer(driver.Consumer):
                 if records:
                     self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                     yield tp, self._message(tp, records, rows[-1])
+
+    def _gather(self, at_work: bool) -> None:
+        if isinstance(self._thread, _Thread):
+            self._thread.gather(at_work)
 
     def _reading_ended(self, epoch: int) -> bool:
         return not self.flow_active or epoch != self._epoch
@@ -169,15 +188,19 @@ class FastConsumer(driver.Consumer):
             kept.clear()
 
 
-def use_transport(app: faust.App, *, fetch_wait_ms: int, fast: Bounds | None) -> None:
+def use_transport(
+    app: faust.App, *, fetch_wait_ms: int, fast: Bounds | None, gather_ms: int = 0
+) -> None:
     """Give an app its transport.
 
     Args:
         app: before it starts.
         fetch_wait_ms: longest wait of one fetch, milliseconds.
+        gather_ms: the same while the fast transport has records in hand; 0: no other.
         fast: events of whole chunks, and their bounds; None: stock Faust, an event for each record.
     """
-    thread = type("FetchWaitThread", (_Thread,), {"fetch_wait_ms": fetch_wait_ms})
+    waits = {"fetch_wait_ms": fetch_wait_ms, "gather_ms": gather_ms}
+    thread = type("FetchWaitThread", (_Thread,), waits)
     parts: dict[str, Any] = {
         "_new_consumer_thread": lambda self: thread(self, loop=self.loop, beacon=self.beacon)
     }
