@@ -41,7 +41,7 @@ __all__ = ["Decision", "Forgotten", "Learner", "StepReport"]
 ANYBODY = "anybody"  # the user of rows that were given without one
 _NEVER = datetime.fromtimestamp(0, UTC)  # no strategy reads times
 _MEMORY = "library.memory"
-REST_ROWS, REST_GROWTH = 256, 1.25  # rows of the first rest before an answer, and until the next
+REST_ROWS, REST_GROWTH = 256, 1.25  # rows at the first rest before an answer; growth to the next
 
 Progress = Callable[[int, int], None]
 """Called after every micro-batch or step with what is done and what is to do."""

@@ -42,8 +42,8 @@ from streams.decoding import Record, records_of
 
 log = logging.getLogger(__name__)
 
-GATHER_MS = 10  # a role at work lets the broker gather for so long, or until it has
-GATHER_BYTES = 16_384
+GATHER_MS = 10  # a role at work lets the broker gather for so long,
+GATHER_BYTES = 16_384  # or until it has so much
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
