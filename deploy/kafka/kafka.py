@@ -99,7 +99,11 @@ class KafkaNode:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         done = subprocess.run(
             self._java(
-                "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)
+                "kafka.tools.StorageTool",
+                "format",
+                f"--cluster-id={cluster}",  # one may begin with a dash
+                "-c",
+                str(self._properties),
             ),
             capture_output=True,
             text=True,

@@ -106,7 +106,7 @@ def test_a_query_without_data_or_of_no_sense_is_named(prometheus: str, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_a_real_demo_gives_every_query_of_the_dashboard_data(tmp_path: Path) -> None:
     need("prometheus")  # before the demo, which takes its time
     roles = ("ingest", "learn", "serve", "watch")
@@ -123,7 +123,7 @@ def test_a_real_demo_gives_every_query_of_the_dashboard_data(tmp_path: Path) -> 
         command += ["--set", f"{name}={value}"]
     with scraping(ports, tmp_path / "prometheus") as address:
         demo = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+            command, cwd=ROOT, capture_output=True, text=True, timeout=460, check=False
         )
         assert demo.returncode == 0, demo.stderr[-3_000:]
         code, said = check(address, "--window", "5m", "--rate", "5s")
