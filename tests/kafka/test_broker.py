@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import confluent_kafka
@@ -194,6 +195,19 @@ def test_a_process_that_merely_has_the_old_id_is_never_signalled(tmp_path: Path)
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_a_cluster_s_id_may_begin_with_a_dash(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert broker  # so the jars are there
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xfb" * 16))
+    node = load_script().KafkaNode(port=two_free_ports(), data=tmp_path / "data")
+    try:
+        node.start()
+    finally:
+        node.stop()
+    assert "cluster.id=-" in (tmp_path / "data" / "log" / "meta.properties").read_text()
 
 
 def test_a_taken_port_is_said(broker: str, tmp_path: Path) -> None:
