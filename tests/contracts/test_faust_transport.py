@@ -10,6 +10,7 @@ from typing import Any
 import faust
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import Fetcher
 from faust.streams import Stream
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import Message
@@ -37,6 +38,11 @@ def test_the_methods_that_are_overridden_take_what_they_took() -> None:
     ]
     assert list(inspect.signature(consumer._new_consumer_thread).parameters) == ["self"]
     assert "fetch_max_wait_ms=1500" in inspect.getsource(thread._create_worker_consumer)
+
+
+def test_the_client_reads_for_each_fetch_how_long_the_broker_may_gather() -> None:
+    request = inspect.getsource(Fetcher._get_actions_per_node)
+    assert "self._fetch_max_wait_ms,\n                self._fetch_min_bytes," in request
 
 
 def digest(method: Any) -> str:
