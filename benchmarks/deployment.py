@@ -333,7 +333,8 @@ class Wire:
 
     def raw(self, timeout_s: float) -> list[bytes]:
         """Read what has come, waiting for the first at most so long."""
-        messages = self._consumer.consume(1_000, timeout_s)
+        first = self._consumer.poll(timeout_s)  # `consume` would wait for a thousand, or so long
+        messages = [] if first is None else [first, *self._consumer.consume(1_000, 0)]
         return [value for value in (m.value() for m in messages if not m.error()) if value]
 
     def read(self, timeout_s: float) -> list[Prediction]:

@@ -16,7 +16,7 @@ from typing import Any
 import faust
 
 from streams.chunks import Bounds
-from streams.transport import GATHER_MS, use_transport
+from streams.transport import use_transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,8 @@ def make_app(config: AppConfig) -> faust.App:
     use_transport(
         app,
         fetch_wait_ms=20 if config.embedded else 500,
-        gather_ms=0 if config.embedded else GATHER_MS,  # one batch of records a fetch, there
         fast=config.bounds if config.fast else None,
+        paced=not config.embedded,  # there a fetch brings one batch of records, not all
     )
     return app
 

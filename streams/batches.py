@@ -20,6 +20,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 from streams.chunks import Chunk
 from streams.decoding import Record, record_of
 from streams.gathering import Gathering
+from streams.pacing import Pace
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,12 @@ async def each_batch(
     gathering = Gathering[Any, Record](
         rows=batching.rows, within_s=batching.within_s, early_rows=batching.early_rows
     )
+    pace: Pace = getattr(stream.app.consumer, "pace", None) or Pace()  # the stock one has none
+
+    def end_turn() -> None:
+        gathering.end_turn()
+        pace.end_turn()
+
     unacknowledged = stream.noack()
     filling = asyncio.create_task(_fill(gathering, unacknowledged))
     running: deque[asyncio.Task[None]] = deque()
@@ -89,7 +96,8 @@ async def each_batch(
             records, complete = batch
             before = running[-1] if running else None
             gathering.begin_turn()
-            work = _work(stream.app, records, handle, publish, transient, gathering.end_turn)
+            pace.begin_turn(gathering, left=gathering.left)
+            work = _work(stream.app, records, handle, publish, transient, end_turn)
             running.append(
                 asyncio.create_task(_settle(work, before, unacknowledged, complete))  # 2, 3
             )
@@ -127,7 +135,8 @@ async def _fill(gathering: Gathering[Any, Record], stream: Any) -> None:  # noqa
         async for event in stream.events():
             chunk = event.value
             records = chunk.records if isinstance(chunk, Chunk) else [record_of(event.message)]
-            gathering.add(event, records, now_s=loop.time())
+            followed = isinstance(chunk, Chunk) and chunk.followed
+            gathering.add(event, records, now_s=loop.time(), followed=followed)
             await gathering.room()
     finally:
         gathering.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,13 +45,10 @@ class Buffered:
 
     Args:
         bounds: of each topic.
-        tell: called with True when there is a chunk again, with False when there is none any more.
     """
 
-    def __init__(self, bounds: Bounds, *, tell: Callable[[bool], None] | None = None) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
-        self._tell = tell
-        self._chunks = 0
         self.rows: Counter[str] = Counter()
         self.size: Counter[str] = Counter()
         self._freed = asyncio.Event()
@@ -60,14 +57,13 @@ class Buffered:
         """Say whether a topic may be read."""
         return self.rows[topic] < self.bounds.rows and self.size[topic] < self.bounds.size
 
-    def chunk(self, topic: str, records: list[Record], *, epoch: int) -> Chunk:
+    def chunk(
+        self, topic: str, records: list[Record], *, epoch: int, followed: bool = False
+    ) -> Chunk:
         """Make a chunk that counts from now on."""
-        chunk = Chunk(self, topic, records, epoch=epoch)
+        chunk = Chunk(self, topic, records, epoch=epoch, followed=followed)
         self.rows[topic] += len(records)
         self.size[topic] += chunk.size
-        self._chunks += 1
-        if self._chunks == 1 and self._tell is not None:
-            self._tell(True)
         return chunk
 
     def release(self, topic: str, *, rows: int, size: int) -> None:
@@ -75,9 +71,6 @@ class Buffered:
         self.rows[topic] -= rows
         self.size[topic] -= size
         self._freed.set()
-        self._chunks -= 1
-        if not self._chunks and self._tell is not None:
-            self._tell(False)
 
     async def wait_for_room(self, *, at_most_s: float) -> None:
         """Return when a chunk was let go, or after so long."""
@@ -96,19 +89,36 @@ class Chunk:
         epoch: which reading of the partitions they are of; what came before a rebalance no longer
             counts.
         durable: whether every effect of every record is.
+        followed: whether the same fetch gave more chunks of this topic, which come next.
         size: keys and values, bytes.
     """
 
-    __slots__ = ("_buffered", "_counts", "_topic", "durable", "epoch", "records", "size")
+    __slots__ = (
+        "_buffered",
+        "_counts",
+        "_topic",
+        "durable",
+        "epoch",
+        "followed",
+        "records",
+        "size",
+    )
 
     def __init__(
-        self, buffered: Buffered, topic: str, records: list[Record], *, epoch: int
+        self,
+        buffered: Buffered,
+        topic: str,
+        records: list[Record],
+        *,
+        epoch: int,
+        followed: bool = False,
     ) -> None:
         self._buffered = buffered
         self._counts = True
         self._topic = topic
         self.records = records
         self.epoch = epoch
+        self.followed = followed
         self.durable = False
         self.size = sum([len(row.value) for row in records])
         self.size += sum([len(row.key) for row in records if row.key])

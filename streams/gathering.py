@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 E = TypeVar("E")
 R = TypeVar("R")
 
+FOLLOWS_S = 0.01  # an event that is said to follow is waited for so long
+
 
 class Gathering(Generic[E, R]):
     """Events that wait for a batch: one puts them in, one takes batches out, in one event loop.
@@ -44,6 +46,7 @@ class Gathering(Generic[E, R]):
         self._waiting: deque[tuple[E, Sequence[R], float]] = deque()
         self._taken = 0  # records of the first event that are in earlier batches
         self._count = 0
+        self._followed = False
         self._closed = False
         self._changed = asyncio.Event()  # for who takes
         self._room = asyncio.Event()  # for who puts
@@ -56,6 +59,16 @@ class Gathering(Generic[E, R]):
     def _settled(self) -> bool:
         """Whether the next batch cannot become fuller."""
         return self.full or self._closed
+
+    @property
+    def left(self) -> bool:
+        """Whether records wait."""
+        return self._count > 0
+
+    def _due_s(self) -> float:
+        """Say when what waits makes a batch however little it is, on the loop's clock, seconds."""
+        within_s = max(self.within_s, FOLLOWS_S) if self._followed else self.within_s
+        return self._waiting[0][2] + within_s
 
     def _held(self) -> bool:
         """Whether what waits is so little that it stays until a turn ends."""
@@ -70,14 +83,18 @@ class Gathering(Generic[E, R]):
         self._turns -= 1
         self._changed.set()
 
-    def add(self, event: E, records: Sequence[R], *, now_s: float = 0.0) -> None:
+    def add(
+        self, event: E, records: Sequence[R], *, now_s: float = 0.0, followed: bool = False
+    ) -> None:
         """Put an event in.
 
         Args:
             event: given back when its records are in batches.
             records: one at least.
             now_s: the loop's clock, seconds.
+            followed: whether another event was there at the same time and is put in next.
         """
+        self._followed = followed
         self._waiting.append((event, records, now_s))
         self._count += len(records)
         self._changed.set()
@@ -105,15 +122,18 @@ class Gathering(Generic[E, R]):
             if self._closed:
                 return None
             await self._change()
-        if not self._settled():
-            loop = asyncio.get_running_loop()
-            due_s = self._waiting[0][2] + self.within_s
-            timer = loop.call_at(due_s, self._changed.set)
+        loop = asyncio.get_running_loop()
+        while not self._settled():
+            due_s = self._due_s()
+            early = loop.time() < due_s
+            if not early and not self._held():
+                break
+            timer = loop.call_at(due_s, self._changed.set) if early else None
             try:
-                while not self._settled() and (loop.time() < due_s or self._held()):
-                    await self._change()
+                await self._change()
             finally:
-                timer.cancel()
+                if timer is not None:
+                    timer.cancel()
         return self.take()
 
     def take(self) -> tuple[list[R], list[E]]:

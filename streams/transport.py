@@ -17,9 +17,7 @@ What that rule needs, and is seen to here:
 Faust counts its buffers in events, and stops for a whole second when one is full. A topic of which
 more than `chunks.Bounds` is in memory is not read; the rest waits in Kafka.
 
-A broker answers a fetch as soon as a byte is there. While records are in hand that costs more than
-it gives: records that come one by one would be a fetch each, and they wait for those in hand
-anyway. Then the broker is asked to gather some milliseconds' worth.
+While a role is at work, its fetches wait for it: see `streams.pacing`.
 
 Owns what is overridden in faust-streaming 0.15.3, each method pinned by
 tests/contracts/test_faust_transport.py; must not know agents.
@@ -27,6 +25,7 @@ tests/contracts/test_faust_transport.py; must not know agents.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -39,16 +38,20 @@ from faust.types.tuples import ConsumerMessage
 
 from streams.chunks import CHUNK_ROWS, CLOSED_POLL_S, Bounds, Buffered, Chunk, cut
 from streams.decoding import Record, records_of
+from streams.pacing import Pace
 
 log = logging.getLogger(__name__)
-
-GATHER_MS = 10  # a role at work lets the broker gather for so long,
-GATHER_BYTES = 16_384  # or until it has so much
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
     fetch_wait_ms = 500
-    gather_ms = 0
+    paced = False
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        consumer: Any = self.consumer
+        if self.paced and isinstance(consumer, FastConsumer) and self._consumer is not None:
+            _pace(self._consumer._fetcher, consumer.pace)
 
     def _create_worker_consumer(self, transport: Any) -> Any:  # noqa: ANN401
         # faust-streaming fixes this number at 1,500. A real broker answers as soon as a byte is
@@ -57,12 +60,22 @@ class _Thread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = self.fetch_wait_ms
         return consumer
 
-    def gather(self, at_work: bool) -> None:
-        """Say whether the broker gathers; the next fetch is the first that asks for it."""
-        fetcher = None if self._consumer is None else self._consumer._fetcher
-        if self.gather_ms and fetcher is not None:
-            fetcher._fetch_min_bytes = GATHER_BYTES if at_work else 1
-            fetcher._fetch_max_wait_ms = self.gather_ms if at_work else self.fetch_wait_ms
+
+def _pace(fetcher: Any, pace: Pace) -> None:  # noqa: ANN401
+    """Let a client's fetches wait until they are wanted."""
+    fetch = fetcher._proc_fetch_request
+
+    async def wait_and_fetch(*args: Any) -> bool:  # noqa: ANN401
+        try:
+            await pace.until_wanted()
+        except asyncio.CancelledError:  # as the client's own does: it awaits what it cancels
+            return False
+        found: bool = await fetch(*args)
+        if found:
+            pace.brought()
+        return found
+
+    fetcher._proc_fetch_request = wait_and_fetch
 
 
 class FastConsumer(driver.Consumer):
@@ -71,13 +84,15 @@ class FastConsumer(driver.Consumer):
     Attributes:
         bounds: of what waits in memory.
         buffered: what does.
+        pace: when it fetches; agents tell.
     """
 
     bounds = Bounds()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
-        self.buffered = Buffered(self.bounds, tell=self._gather)
+        self.buffered = Buffered(self.bounds)
+        self.pace = Pace()
         self._epoch = 0
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's
@@ -97,18 +112,17 @@ class FastConsumer(driver.Consumer):
                 log.warning("what was fetched as partitions moved is read again: %s", error)
             return
         epoch = self._epoch
-        for tp, rows in turns(fetched):
+        pieces = turns(fetched)
+        last = {tp.topic: place for place, (tp, _) in enumerate(pieces)}
+        for place, (tp, rows) in enumerate(pieces):
             if self._reading_ended(epoch):
                 return
             if active is None or tp in active or tp in self._buffered_partitions:
                 records = self._unread(tp, rows)
                 if records:
                     self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-                    yield tp, self._message(tp, records, rows[-1])
-
-    def _gather(self, at_work: bool) -> None:
-        if isinstance(self._thread, _Thread):
-            self._thread.gather(at_work)
+                    followed = place < last[tp.topic]
+                    yield tp, self._message(tp, records, rows[-1], followed=followed)
 
     def _reading_ended(self, epoch: int) -> bool:
         return not self.flow_active or epoch != self._epoch
@@ -119,7 +133,14 @@ class FastConsumer(driver.Consumer):
             rows = [row for row in rows if row.offset >= read]
         return records_of(rows)
 
-    def _message(self, tp: TP, records: list[Record], last: Any) -> ConsumerMessage:  # noqa: ANN401
+    def _message(
+        self,
+        tp: TP,
+        records: list[Record],
+        last: Any,  # noqa: ANN401
+        *,
+        followed: bool = False,
+    ) -> ConsumerMessage:
         read = self._read_offset[tp]
         first = records[0].offset if read is None else min(records[0].offset, read + 1)
         if self.app.topics.acks_enabled_for(tp.topic) and first < last.offset:
@@ -128,7 +149,7 @@ class FastConsumer(driver.Consumer):
             self._gap[tp].addi(first, last.offset)
         # Faust looks for a gap before a message's offset: there is none but the one just added.
         self._read_offset[tp] = last.offset - 1
-        chunk = self.buffered.chunk(tp.topic, records, epoch=self._epoch)
+        chunk = self.buffered.chunk(tp.topic, records, epoch=self._epoch, followed=followed)
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -189,18 +210,17 @@ class FastConsumer(driver.Consumer):
 
 
 def use_transport(
-    app: faust.App, *, fetch_wait_ms: int, fast: Bounds | None, gather_ms: int = 0
+    app: faust.App, *, fetch_wait_ms: int, fast: Bounds | None, paced: bool = False
 ) -> None:
     """Give an app its transport.
 
     Args:
         app: before it starts.
         fetch_wait_ms: longest wait of one fetch, milliseconds.
-        gather_ms: the same while the fast transport has records in hand; 0: no other.
         fast: events of whole chunks, and their bounds; None: stock Faust, an event for each record.
+        paced: whether the fast transport's fetches wait while agents are at work.
     """
-    waits = {"fetch_wait_ms": fetch_wait_ms, "gather_ms": gather_ms}
-    thread = type("FetchWaitThread", (_Thread,), waits)
+    thread = type("FetchThread", (_Thread,), {"fetch_wait_ms": fetch_wait_ms, "paced": paced})
     parts: dict[str, Any] = {
         "_new_consumer_thread": lambda self: thread(self, loop=self.loop, beacon=self.beacon)
     }

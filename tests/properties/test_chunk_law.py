@@ -5,6 +5,7 @@ The consumer is the real one, with Faust's own commit logic; what a broker would
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,3 +193,21 @@ def test_batches_keep_the_order_and_an_event_is_complete_with_its_last_record(
         done = [event for event, size in enumerate(sizes) if (event, size - 1) in records]
         assert complete == done
     assert seen == [(event, n) for event, size in enumerate(sizes) for n in range(size)]
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=5), min_size=1, max_size=6))
+async def test_what_one_fetch_gave_of_a_topic_is_one_batch(fetches: list[list[int]]) -> None:
+    gathering = Gathering[int, int](rows=1_000, within_s=0.0)
+    for number, sizes in enumerate(fetches):
+        batch = asyncio.create_task(gathering.batch())
+        for place, size in enumerate(sizes):
+            await asyncio.sleep(0)  # who takes could do so now
+            now_s, followed = asyncio.get_running_loop().time(), place < len(sizes) - 1
+            gathering.add(number, [number] * size, now_s=now_s, followed=followed)
+        assert await batch == ([number] * sum(sizes), [number] * len(sizes))
+
+
+async def test_an_event_that_does_not_follow_after_all_is_not_waited_for() -> None:
+    gathering = Gathering[str, int](rows=10, within_s=0.0)
+    gathering.add("first", [1], now_s=asyncio.get_running_loop().time(), followed=True)
+    assert await asyncio.wait_for(gathering.batch(), 20) == ([1], ["first"])

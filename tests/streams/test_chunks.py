@@ -39,20 +39,6 @@ def test_a_chunk_counts_once_whether_it_is_released_or_gone() -> None:
     assert (buffered.rows["t"], buffered.size["t"]) == (0, 0)
 
 
-def test_the_first_chunk_and_the_end_of_the_last_are_told() -> None:
-    told: list[bool] = []
-    buffered = Buffered(Bounds(), tell=told.append)
-    one, other = buffered.chunk("t", records(3), epoch=0), buffered.chunk("u", records(1), epoch=0)
-    assert told == [True]
-    one.release()
-    one.release()
-    assert told == [True]
-    del other
-    assert told == [True, False]
-    buffered.chunk("t", records(1), epoch=1)  # gone at once
-    assert told == [True, False, True, False]
-
-
 async def test_who_waits_for_room_is_woken() -> None:
     buffered = Buffered(Bounds(rows=1))
     chunk = buffered.chunk("t", records(1), epoch=0)
