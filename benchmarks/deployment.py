@@ -36,7 +36,8 @@ from streams.topics import Topics
 
 TASK = "intents"
 START_S = 120.0  # a role loads its encoder and may measure engines
-SETTLE_S = 0.2
+SETTLE_S = 0.5  # between texts: calibration has a low priority, and needs the core too
+SETTLED_S = 300.0
 SILENCE_S = 60.0  # a role that says nothing for so long is stuck
 
 
@@ -111,7 +112,7 @@ class Role:
         Raises:
             RuntimeError: that took too long.
         """
-        end, number = time.monotonic() + START_S, 0
+        end, number = time.monotonic() + SETTLED_S, 0
         while time.monotonic() < end:
             if all(task["engine_settled"] for task in self.page("/releases").values()):
                 return
@@ -119,7 +120,7 @@ class Role:
             wire.send(questions(some, name=f"settle{number}"))
             wire.count(len(some))
             number += 1
-            time.sleep(SETTLE_S)  # calibration has a low priority
+            time.sleep(SETTLE_S)
         raise RuntimeError(f"{self.name} is not settled: {self.log.read_text(encoding='utf-8')}")
 
     def engine(self) -> str:

@@ -126,7 +126,11 @@ def spawn(
     cwd: Path | None = None,
     by_kernel: bool = sys.platform == "linux",
 ) -> Child:
-    """Start a child in a session of its own that cannot outlive this process; from any thread.
+    """Start a child in a process group of its own that cannot outlive this process.
+
+    From any thread. Not in a session of its own: Linux shares a processor out between sessions
+    first (sched_autogroup), so that a low priority of one role would mean nothing to another, and
+    one that needs little may wait a tenth of a second for its turn on a busy core.
 
     What the child itself starts is killed when its end is noted here. The kernel's signal, when
     this process was killed, reaches the child alone.
@@ -153,12 +157,12 @@ def spawn(
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,
             cwd=cwd,
-            start_new_session=True,
+            process_group=0,
         )
         if by_kernel:
             return Child(process)
         watcher = subprocess.Popen(
-            [*_PYTHON, _WATCH, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
+            [*_PYTHON, _WATCH, str(process.pid)], stdin=subprocess.PIPE, process_group=0
         )
         return Child(process, watcher)
 

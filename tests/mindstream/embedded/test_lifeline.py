@@ -49,6 +49,19 @@ def test_a_child_is_gone_within_two_seconds_of_its_parent_being_killed(by_kernel
 
 
 @pytest.mark.parametrize("by_kernel", MEANS)
+def test_a_child_has_a_group_of_its_own_and_shares_the_processor_with_its_parent_s_session(
+    by_kernel: bool,
+) -> None:
+    # Linux shares a processor out between sessions before it looks at priorities
+    child = spawn(SLEEPER, by_kernel=by_kernel)
+    try:
+        assert os.getpgid(child.pid) == child.pid
+        assert os.getsid(child.pid) == os.getsid(0)
+    finally:
+        child.end(timeout_s=5.0)
+
+
+@pytest.mark.parametrize("by_kernel", MEANS)
 def test_a_child_that_listens_ends_on_sigterm_and_leaves_no_zombie(by_kernel: bool) -> None:
     child = spawn(SLEEPER, by_kernel=by_kernel)
     assert child.poll() is None
