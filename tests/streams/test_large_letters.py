@@ -31,6 +31,8 @@ MOST_BYTES = 16 * 1024 * 1024
 class Broker(MemoryApp):
     """Takes values up to a size."""
 
+    consumer = None  # none fetches
+
     def __init__(self, *, takes_bytes: int) -> None:
         super().__init__()
         self.takes_bytes = takes_bytes
