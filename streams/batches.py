@@ -86,7 +86,7 @@ async def each_batch(
 
     def end_turn() -> None:
         gathering.end_turn()
-        pace.end_turn()
+        pace.end_turn(gathering)
 
     unacknowledged = stream.noack()
     filling = asyncio.create_task(_fill(gathering, unacknowledged))
@@ -110,6 +110,7 @@ async def each_batch(
         for task in (filling, *running):
             task.cancel()
         await asyncio.wait([filling, *running])
+        pace.leave(gathering)  # a turn that was cancelled before its first step does not end
     filling.result()
 
 

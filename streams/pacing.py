@@ -12,12 +12,11 @@ Owns the word that passes from an agent's event loop to the client's; must not k
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 BEGIN_S = 0.02  # what was fetched is in an agent's hands by then
-HOLD_S = (
-    0.1  # after so long a fetch is sent in the middle of a turn: what it brings is at hand then
-)
+HOLD_S = 0.1  # after so long a fetch is sent in the middle of a turn, for the next one
 
 
 class Pace:
@@ -30,13 +29,13 @@ class Pace:
         >>> pace.begin_turn(me, left=False)
         >>> pace.wanted
         False
-        >>> pace.end_turn()
+        >>> pace.end_turn(me)
         >>> pace.wanted
         True
     """
 
     def __init__(self) -> None:
-        self._turns = 0
+        self._turns: Counter[object] = Counter()
         self._begun = 0  # turns so far
         self._unbegun: int | None = None  # turns so far when records came that none has begun on
         self._ahead: set[object] = set()
@@ -45,7 +44,7 @@ class Pace:
     @property
     def wanted(self) -> bool:
         """Whether a fetch would bring what can be used: nobody works, or somebody has too much."""
-        return not self._turns or bool(self._ahead)
+        return self._turns.total() <= 0 or bool(self._ahead)
 
     def begin_turn(self, agent: object, *, left: bool) -> None:
         """Say that an agent begins to work on records that it took.
@@ -54,14 +53,20 @@ class Pace:
             agent: tells one from another.
             left: whether it has more than it took.
         """
-        self._turns += 1
+        self._turns[agent] += 1
         self._begun += 1
         (self._ahead.add if left else self._ahead.discard)(agent)
         self._tell()
 
-    def end_turn(self) -> None:
+    def end_turn(self, agent: object) -> None:
         """Say that an agent has worked; once for each turn."""
-        self._turns -= 1
+        self._turns[agent] -= 1
+        self._tell()
+
+    def leave(self, agent: object) -> None:
+        """Say that an agent has stopped, whatever it was at."""
+        del self._turns[agent]
+        self._ahead.discard(agent)
         self._tell()
 
     def brought(self) -> None:

@@ -30,9 +30,9 @@ async def test_a_fetch_waits_for_the_end_of_every_turn() -> None:
     pace.begin_turn(other, left=False)
     fetch = asyncio.create_task(pace.until_wanted())
     assert not await sent(fetch)
-    pace.end_turn()
+    pace.end_turn(one)
     assert not await sent(fetch)
-    pace.end_turn()
+    pace.end_turn(other)
     assert await sent(fetch)
 
 
@@ -43,7 +43,7 @@ async def test_after_records_came_a_fetch_waits_for_the_turn_that_they_begin() -
     assert not await sent(fetch)
     pace.begin_turn(me, left=False)
     assert not await sent(fetch)
-    pace.end_turn()
+    pace.end_turn(me)
     assert await sent(fetch)
 
 
@@ -53,7 +53,7 @@ async def test_a_turn_that_has_begun_before_the_next_fetch_is_not_waited_for_aga
     pace.begin_turn(me, left=False)
     fetch = asyncio.create_task(pace.until_wanted())
     assert not await sent(fetch)
-    pace.end_turn()
+    pace.end_turn(me)
     assert await sent(fetch)
 
 
@@ -83,22 +83,23 @@ async def test_no_fetch_waits_for_ever(came: bool) -> None:
     assert time.monotonic() - started_s >= (BEGIN_S if came else HOLD_S) - 0.005
 
 
-async def test_a_word_from_another_thread_is_heard() -> None:
-    pace = Pace()
-    pace.begin_turn(object(), left=False)
-    ended: list[float] = []
+async def test_an_agent_that_stopped_holds_nothing_back_and_lets_nothing_through() -> None:
+    pace, gone, me = Pace(), object(), object()
+    pace.begin_turn(gone, left=True)
+    pace.leave(gone)
+    assert pace.wanted
+    pace.begin_turn(me, left=False)
+    assert not pace.wanted
 
-    def end() -> None:
-        ended.append(time.monotonic())
-        pace.end_turn()
 
+async def test_a_word_from_another_thread_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.pacing.HOLD_S", 600.0)  # else the fetch would go anyway
+    pace, me = Pace(), object()
     for _ in range(20):
+        pace.begin_turn(me, left=False)
         fetch = asyncio.create_task(pace.until_wanted())
-        await asyncio.sleep(0)
-        thread = Thread(target=end)
+        assert not await sent(fetch)
+        thread = Thread(target=pace.end_turn, args=(me,))
         thread.start()
-        await fetch
-        assert ended
+        await asyncio.wait_for(fetch, 20)
         thread.join()
-        pace.begin_turn(object(), left=False)
-        ended.clear()
