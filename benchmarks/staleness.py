@@ -223,15 +223,17 @@ def follow(labelled: dict[str, float], seen: Seen, examples: str) -> list[tuple[
         One entry a label; None where its way could not be followed to its end.
     """
     ways: list[tuple[float, ...] | None] = []
+    # The reader goes on meanwhile; one call copies a list or a dictionary as it is.
+    releases, answered = seen.releases.copy(), list(seen.answered.copy().items())
     for id_, sent_s in labelled.items():
         way: tuple[float, ...] | None = None
         if id_ in seen.examples:
             partition, offset, made_s = seen.examples[id_]
             key = f"{examples}/{partition}"
-            knows = [(p, s) for p, places, s in seen.releases if places.get(key, 0) > offset]
+            knows = [(p, s) for p, places, s in releases if places.get(key, 0) > offset]
             if knows:
                 first, released_s = min(knows)
-                known = [s for place, s in seen.answered.items() if place >= first]
+                known = [s for place, s in answered if place >= first]
                 if known:
                     way = (made_s - sent_s, released_s - sent_s, min(known) - sent_s)
         ways.append(way)
@@ -290,13 +292,15 @@ def _last_ways(stream: Stream, reader: Reader, rate: float) -> list[tuple[float,
     after = threading.Thread(target=stream.trickle, args=(rate, over))
     after.start()
     deadline = time.monotonic() + PATIENCE_S
-    while None in (ways := follow(stream.labelled, reader.seen, reader.examples)):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
-    over.set()
-    after.join()
-    return ways
+    try:
+        while None in (ways := follow(stream.labelled, reader.seen, reader.examples)):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        return ways
+    finally:
+        over.set()
+        after.join()
 
 
 def _summary(ways: Sequence[tuple[float, ...] | None], *, rate: float, releases: int) -> Staleness:

@@ -23,6 +23,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from learners.trust import error_by_chance, gaps
 from schemas.fields import Label
 from schemas.models import GateFigures, GateReport
 
@@ -57,10 +58,13 @@ class Answer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GateRules:
-    """How much a challenger may lose beyond one standard error.
+    """How much a challenger may lose beyond what chance explains.
 
-    The error is that of the paired difference over the same held-out rows, as in McNemar's test
-    (Psychometrika 12, 1947): one row of thirty that flips is chance, not a loss.
+    Chance is 1.64 standard errors of the paired difference over the same held-out rows: McNemar's
+    test (Psychometrika 12, 1947) at its one-sided 5 %. One row of thirty that flips is no loss. A
+    learner makes many candidates, and one that was lucky becomes champion sooner or later: with a
+    single standard error, its luck would be held against all that come after it. A label is
+    allowed one, as its margin is wide.
 
     Attributes:
         margin: allowed loss of mean agreement overall, 0 to 1.
@@ -82,8 +86,9 @@ class GateRules:
     unjudged: bool = True
 
 
-CALIBRATION_BINS = 15  # as Guo et al., ICML 2017
 SLICES = 4  # the oldest and the newest rows are one part of so many
+
+_CHANCE = 1.645  # standard errors: a difference of chance is larger once in twenty times, one-sided
 
 # Means of the same agreements differ by their order of summing; a loss this small is none.
 _TOLERANCE = 1e-9
@@ -161,6 +166,10 @@ class _Side:
 
     agreements: list[float]
     scores: list[float]
+
+    @property
+    def right(self) -> list[bool]:
+        return [agreement >= 1.0 for agreement in self.agreements]
 
     @classmethod
     def of(
@@ -312,19 +321,26 @@ def _worst_label(
     for text, rows in sorted(rows_of.items()):
         if len(rows) < rules.min_label_rows:
             continue
-        lost = _loss(text, ours, theirs, rows)
+        lost = _loss(text, ours, theirs, rows, errors=1.0)
         if lost.loss > most + _TOLERANCE:
             worst, most = lost, lost.loss
     return worst
 
 
-def _loss(name: str, ours: _Side, theirs: _Side | None, rows: Sequence[int]) -> _Loss:
-    """Compare mean agreements on some rows."""
+def _loss(
+    name: str,
+    ours: _Side,
+    theirs: _Side | None,
+    rows: Sequence[int],
+    *,
+    errors: float = _CHANCE,
+) -> _Loss:
+    """Compare mean agreements on some rows; chance explains so many standard errors."""
     mine = _pick(ours.agreements, rows)
     if theirs is None:
         return _Loss(name, _mean(mine), None, len(rows), 0.0)
     other = _pick(theirs.agreements, rows)
-    return _Loss(name, _mean(mine), _mean(other), len(rows), _standard_error(mine, other))
+    return _Loss(name, _mean(mine), _mean(other), len(rows), errors * _standard_error(mine, other))
 
 
 def _figures(lost: _Loss | None) -> GateFigures | None:
@@ -334,54 +350,23 @@ def _figures(lost: _Loss | None) -> GateFigures | None:
 
 
 def _calibration(ours: _Side, theirs: _Side | None) -> _Loss:
-    """Compare the expected calibration errors (Guo et al., ICML 2017), in 15 equal-width bins.
+    """Compare the expected calibration errors.
 
     An answer is right when its agreement is 1, of whatever kind the task is: the score of several
     labels is the probability of the very same set, not of a part of it.
 
-    Sampling explains two things of a difference. One is the paired standard error of the rows'
+    Sampling explains two things of a difference. One is what chance makes of the paired rows'
     shares in the gaps of their bins. The other is that true scores have an error too, the larger
-    the more they doubt: where a bin's n rows are right with probability p each, its gap is
-    sqrt(2 / pi * p (1 - p) / n) on average. Beside a champion that is sure, and right, a challenger
-    that doubts, and rightly, has this much more.
+    the more they doubt: beside a champion that is sure, and right, a challenger that doubts, and
+    rightly, has this much more.
     """
-    gaps = _gaps(ours)
+    mine = gaps(ours.scores, ours.right)
     if theirs is None:
-        return _Loss("", _mean(gaps), None, len(gaps), 0.0, sign=-1)
-    gaps_before = _gaps(theirs)
-    error = _standard_error(gaps, gaps_before) + max(0.0, _by_chance(ours) - _by_chance(theirs))
-    return _Loss("", _mean(gaps), _mean(gaps_before), len(gaps), error, sign=-1)
-
-
-def _gaps(side: _Side) -> list[float]:
-    """Give each row's share in its bin's gap; their mean is the expected calibration error."""
-    gaps = [
-        score - (agreement >= 1.0)
-        for score, agreement in zip(side.scores, side.agreements, strict=True)
-    ]
-    bins = [_bin(score) for score in side.scores]
-    sums = _sums(bins, gaps)
-    return [math.copysign(1.0, sums[n]) * gap for n, gap in zip(bins, gaps, strict=True)]
-
-
-def _by_chance(side: _Side) -> float:
-    """Expect the calibration error of scores that are true."""
-    bins = [_bin(score) for score in side.scores]
-    variances = _sums(bins, [score * (1.0 - score) for score in side.scores])
-    gaps = [math.sqrt(2 / math.pi * variance) for variance in variances.values()]
-    return math.fsum(sorted(gaps)) / len(bins) if bins else 0.0
-
-
-def _sums(bins: Sequence[int], values: Sequence[float]) -> dict[int, float]:
-    """Add up the values of every bin."""
-    members: defaultdict[int, list[float]] = defaultdict(list)
-    for place, value in zip(bins, values, strict=True):
-        members[place].append(value)
-    return {place: math.fsum(some) for place, some in members.items()}
-
-
-def _bin(score: float) -> int:
-    return max(0, math.ceil(CALIBRATION_BINS * score) - 1)
+        return _Loss("", _mean(mine), None, len(mine), 0.0, sign=-1)
+    other = gaps(theirs.scores, theirs.right)
+    more = error_by_chance(ours.scores) - error_by_chance(theirs.scores)
+    error = _CHANCE * _standard_error(mine, other) + max(0.0, more)
+    return _Loss("", _mean(mine), _mean(other), len(mine), error, sign=-1)
 
 
 def _pick(values: Sequence[Row], rows: Sequence[int]) -> list[Row]:

@@ -329,7 +329,7 @@ class LearnSettings(Section):
         True, description="a label's own name counts as one example of it; off for codes"
     )
     release_every_s: float = Field(
-        1.0, gt=0, description="shortest time between two candidates, seconds"
+        0.5, gt=0, description="shortest time between two candidates, seconds"
     )
     checkpoint_every_s: float = Field(
         30.0, gt=0, description="time between two checkpoints, seconds"

@@ -51,14 +51,31 @@ class Cadence:
         checkpoint_every_s: time between two checkpoints, seconds.
         step_rows: rows of a micro-batch, at most; None: the strategy's own.
         release_share: share of the time that candidates may take; a slow gate makes releases rarer.
+        behind_share: the same while more examples wait than one fetch brings.
     """
 
     batch_rows: int
     max_wait_s: float
     release_every_s: float
     checkpoint_every_s: float
-    release_share: float = 0.2
+    release_share: float = 1 / 3
+    behind_share: float = 0.2
     step_rows: int | None = None
+
+    def pause_s(self, took_s: float, *, behind: bool) -> float:
+        """Say how long to wait for the next candidate after one that took so long, seconds.
+
+        Example:
+            >>> cadence = Cadence(64, 0.1, release_every_s=0.5, checkpoint_every_s=30.0)
+            >>> cadence.pause_s(0.1, behind=False)  # one every half second
+            0.4
+            >>> round(cadence.pause_s(3.0, behind=False), 6)  # a third of the time
+            6.0
+            >>> cadence.pause_s(3.0, behind=True)
+            12.0
+        """
+        share = self.behind_share if behind else self.release_share
+        return max(self.release_every_s - took_s, took_s * (1 / share - 1))
 
 
 class LearnObserver(Protocol):
@@ -131,6 +148,7 @@ class LearnRole:
     _next_release_s: float = 0.0
     _next_checkpoint_s: float = 0.0
     _dirty: bool = False
+    _behind: bool = False
 
     def run(self) -> None:
         """Learn until `stop` is called, then leave a checkpoint."""
@@ -155,6 +173,7 @@ class LearnRole:
 
     def _cycle(self) -> None:
         records = self._fetch()  # 1
+        self._behind = len(records) >= self.cadence.batch_rows
         for record in records:
             self.positions[record.partition] = record.offset + 1
         for task, examples in self._by_task(records).items():  # 2
@@ -164,7 +183,7 @@ class LearnRole:
             self._next_rest_s += IDLE_S
         elif self.clock_s() >= self._next_rest_s:
             self._rest()
-        self._consolidate(behind=len(records) >= self.cadence.batch_rows)  # 3
+        self._consolidate()  # 3
         if self.clock_s() >= self._next_release_s:  # 4
             self._release()
         if self._dirty and self.clock_s() >= self._next_checkpoint_s:  # 5
@@ -219,7 +238,7 @@ class LearnRole:
             if releaser.rest():
                 self._dirty = True
 
-    def _consolidate(self, *, behind: bool) -> None:
+    def _consolidate(self) -> None:
         """Finish the run at hand when it is done; else begin one that is due, one at a time."""
         for task, consolidator in self.consolidators.items():
             outcome = consolidator.poll()
@@ -231,7 +250,7 @@ class LearnRole:
                 self._dirty = True
                 if task in self.releasers:
                     self.releasers[task].stir()
-        if behind or any(one.running for one in self.consolidators.values()):
+        if self._behind or any(one.running for one in self.consolidators.values()):
             return
         for consolidator in self.consolidators.values():
             reason = consolidator.due(idle_s=self.clock_s() - self._idle_since_s)
@@ -249,10 +268,9 @@ class LearnRole:
             if verdict.release is not None:
                 self._announce(verdict.release)
             self.observer.judged(task, verdict)
-        took_s = self.clock_s() - started_s
-        self._next_release_s = self.clock_s() + max(
-            self.cadence.release_every_s - took_s, took_s * (1 / self.cadence.release_share - 1)
-        )
+        ended_s = self.clock_s()
+        pause_s = self.cadence.pause_s(ended_s - started_s, behind=self._behind)
+        self._next_release_s = ended_s + pause_s
 
     def _announce(self, release: Any) -> None:  # noqa: ANN401
         message = outgoing(self.topics.models, release.task, release)

@@ -66,16 +66,22 @@ def test_nothing_learned_is_never_released() -> None:
 
 
 def test_a_loss_beyond_the_margin_is_refused_with_its_figures() -> None:
-    report = decide(wrong_on(range(4)), wrong_on(range(0)))
+    report = decide(wrong_on(range(5)), wrong_on(range(0)))
     assert not report.accepted
     assert report.reason == (
-        "agreement fell, 0.950 after 1.000 on 80 held-out rows: more than the 0.035 allowed"
+        "agreement fell, 0.938 after 1.000 on 80 held-out rows: more than the 0.056 allowed"
     )
-    assert (report.challenger, report.champion) == (0.95, 1.0)
+    assert (report.challenger, report.champion) == (0.9375, 1.0)
 
 
 def test_a_single_row_that_flips_is_chance() -> None:
     assert decide(wrong_on(range(1)), wrong_on(range(0)), rules=GateRules(margin=0.0)).accepted
+
+
+def test_a_champion_that_was_lucky_is_followed() -> None:
+    lost, won = range(1, 80, 7), range(2, 80, 14)  # 12 and 6 rows: as likely by chance as not
+    assert decide(wrong_on(lost), wrong_on(won)).accepted
+    assert not decide(wrong_on(lost), wrong_on(range(0))).accepted, "12 rows lost and none won"
 
 
 def test_a_loss_within_the_margin_is_accepted() -> None:
@@ -116,7 +122,7 @@ def test_what_was_learned_first_may_not_be_forgotten_though_the_mean_rises() -> 
     assert not report.accepted
     assert report.reason == (
         "agreement fell on the oldest rows, 0.550 after 1.000 on 20 held-out rows: "
-        "more than the 0.200 allowed"
+        "more than the 0.297 allowed"
     )
     assert report.oldest == GateFigures(rows=20, challenger=0.55, champion=1.0)
     assert report.newest == GateFigures(rows=20, challenger=1.0, champion=0.0)
@@ -185,7 +191,7 @@ def test_scores_that_can_no_longer_be_trusted_are_refused() -> None:
     assert not report.accepted
     assert report.calibration == GateFigures(rows=80, challenger=0.24, champion=0.0)
     assert report.reason == (
-        "calibration error grew, 0.240 after 0.000 on 80 held-out rows: more than the 0.077 allowed"
+        "calibration error grew, 0.240 after 0.000 on 80 held-out rows: more than the 0.094 allowed"
     )
     assert compare([0.75], [0.99]).accepted
     assert compare([0.79], [0.75]).accepted
