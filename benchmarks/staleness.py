@@ -360,11 +360,21 @@ def _wait(check: Any, words: str) -> None:  # noqa: ANN401
 def show_table(seen: Staleness, console: Console) -> None:
     """Draw the table."""
     table = Table(title="From a label to the first answer that knows it, seconds")
-    for column in ("rows/s", "labels", "releases", "example p50", "release p50", "p50", "p95"):
+    for column in (
+        "rows/s",
+        "labels",
+        "unanswered",
+        "releases",
+        "example p50",
+        "release p50",
+        "p50",
+        "p95",
+    ):
         table.add_column(column, justify="right")
     table.add_row(
         f"{seen.rate:,.0f}",
         f"{seen.labels:,}",
+        f"{seen.unanswered:,}",
         f"{seen.releases:,}",
         *(
             f"{value:.2f}"

@@ -38,8 +38,8 @@ class Schedule:
         idle_growth: then this many times the examples are enough, over 1.
         every_s: sooner, when something was learned and the last time is so long ago, seconds; 0:
             never for that reason.
-        drift_rows: sooner, so many examples after the last label was found changed; 0: never for
-            that reason.
+        drift_rows: sooner, so many examples after the last label was found changed, or after
+            answers were first said to become worse; 0: never for that reason.
     """
 
     rows: int = 1_000
@@ -100,6 +100,8 @@ class Consolidator:
         self._drifted = 0  # changed labels that were answered by a run
         self._seen_drifted = 0
         self._drift_learned = 0  # examples learned when the last label was found changed
+        self._worse = ""  # what drifted, as told since the last run; nothing when empty
+        self._worse_learned = 0  # examples learned when that was told first
 
     @property
     def running(self) -> bool:
@@ -129,7 +131,18 @@ class Consolidator:
         fresh = self._seen_drifted > self._drifted
         if rules.drift_rows and fresh and learned - self._drift_learned >= rules.drift_rows:
             return f"{self._seen_drifted - self._drifted} labels changed their meaning"
+        if rules.drift_rows and self._worse and learned - self._worse_learned >= rules.drift_rows:
+            return f"{self._worse} drifted, {learned - self._worse_learned:,} examples ago"
         return None
+
+    def note_drift(self, signal: str) -> None:
+        """Hear that answers became worse; more of it before the next run changes nothing.
+
+        Args:
+            signal: what drifted, as `error` or `confidence`.
+        """
+        if not self._worse:
+            self._worse, self._worse_learned = signal, self.learner.learned
 
     def start(self, reason: str) -> None:
         """Begin a run in the background."""
@@ -139,6 +152,7 @@ class Consolidator:
         self._started_s = self._last_s = self._clock_s()
         self._last_learned = self.learner.learned
         self._drifted = self._seen_drifted = strategy.drifted
+        self._worse = ""
         self._work = self._begin()
         self._result = self._pool.submit(self._work.run)
 
@@ -186,12 +200,14 @@ class Consolidator:
         self._pool.shutdown(wait=True)
         self._work = self._result = None
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, int | str]:
         """Give what the schedule goes by."""
         return {
             "learned": self._last_learned,
             "drifted": self._drifted,
             "drift_learned": self._drift_learned,
+            "worse": self._worse,
+            "worse_learned": self._worse_learned,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -199,6 +215,8 @@ class Consolidator:
         self._last_learned = int(state["learned"])
         self._drifted = self._seen_drifted = int(state["drifted"])
         self._drift_learned = int(state["drift_learned"])
+        self._worse = str(state.get("worse", ""))
+        self._worse_learned = int(state.get("worse_learned", 0))
 
 
 def _give_way() -> None:

@@ -18,7 +18,7 @@ from learners.batch import collate
 from learners.checkpoint import LearnerState
 from learners.holdout import is_held_out
 from learners.ledger import Ledger
-from learners.strategies.base import StepOutcome, Strategy
+from learners.strategies.base import Consolidates, StepOutcome, Strategy
 from learners.tasks.base import TaskKind
 from learners.template import MicroBatch
 from schemas import Example
@@ -118,6 +118,11 @@ class Learner:
             replayed=outcome.replayed,
             new_labels=len(self.labels) - known,
         )
+
+    def note_drift(self) -> None:
+        """Hear that answers became worse: a consolidation point of the strategy comes sooner."""
+        if isinstance(self.strategy, Consolidates):
+            self.strategy.note_drift()
 
     def _batch(self, examples: Sequence[Example]) -> MicroBatch:
         texts = [self.kind.input_text(e.text, e.features) for e in examples]

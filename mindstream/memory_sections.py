@@ -92,7 +92,8 @@ class ConsolidationSettings(Section):
     drift_rows: int = Field(
         500,
         ge=0,
-        description="sooner, so many examples after a label changed its meaning; 0: not for that",
+        description="sooner, so many examples after a label changed its meaning, or `watch` found "
+        "drift; 0: not for that",
     )
     epochs: int = Field(4, ge=1, le=100, description="passes over all rows in memory")
     batch_rows: int = Field(32, ge=1, le=4096, description="rows of a step")

@@ -195,7 +195,8 @@ def _run_learn(settings: Settings) -> None:
     from learners.kept import NothingKept
     from mindstream.features import make_kept
     from serving.metrics import Metrics
-    from streams.learn import Cadence, LearnRole
+    from streams.cadence import Cadence
+    from streams.learn import LearnRole
     from streams.unlabelled import UnlabelledTexts
 
     set_threads(settings)

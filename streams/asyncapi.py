@@ -33,9 +33,9 @@ ROLES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (
         "learn",
-        "learns from examples, and from interactions without labels where it is set to; releases "
-        "models",
-        ("examples", "interactions"),
+        "learns from examples, and from interactions without labels where it is set to; hears of "
+        "drift; releases models",
+        ("examples", "interactions", "drift"),
         ("models",),
     ),
     (

@@ -4,7 +4,7 @@
 
     interactions ──┬──► serve ───────────────────────────► predictions ──┐
                    └──► ingest ──┬──► examples ──► learn ──► models ► serve
-    feedback ─────────► ingest ──┘        └───────────────────► watch ◄──┘ ──► drift
+    feedback ─────────► ingest ──┘        └───────────────────► watch ◄──┘ ──► drift ──► learn
                           └──► dead-letters
     HTTP ────────► serve: the same micro-batches, for those who wait
 

@@ -3,7 +3,8 @@
 Owns the order of a cycle and what is durable when; must not know how anything is learned. The
 numbered steps:
 
-1. fetch examples from where the checkpoint stands, never from a committed group offset;
+1. fetch examples from where the checkpoint stands, never from a committed group offset; and what
+   `watch` found drifted, which brings the next consolidation forward;
 2. learn them, a micro-batch at a time;
 3. look after the consolidation in the background, and begin one when it is due;
 4. when it is time, put a candidate before the gate: blobs, then manifest, then the message on
@@ -28,8 +29,10 @@ from learners.background import Consolidator, Outcome
 from learners.checkpoint import CheckpointStore, Fence, LearnerState
 from learners.loop import Learner, StepReport
 from learners.releasing import Releaser, Verdict
-from schemas import Example, codec
+from schemas import DriftSignal, Example, codec
 from schemas.errors import MessageError, SettingsError
+from streams.alarms import Alarms
+from streams.cadence import Cadence
 from streams.producing import outgoing
 from streams.topics import Topics
 
@@ -38,44 +41,6 @@ log = logging.getLogger(__name__)
 IDLE_S = 3.0  # without an example: then there is time for what is slow
 LAG_EVERY_S = 1.0
 PARTITIONS_EVERY_S = 60.0  # what somebody adds to the topic is read from then on
-
-
-@dataclass(frozen=True, slots=True)
-class Cadence:
-    """How often things happen.
-
-    Attributes:
-        batch_rows: rows of one fetch, at most.
-        max_wait_s: longest wait for examples, seconds.
-        release_every_s: shortest time between two candidates, seconds.
-        checkpoint_every_s: time between two checkpoints, seconds.
-        step_rows: rows of a micro-batch, at most; None: the strategy's own.
-        release_share: share of the time that candidates may take; a slow gate makes releases rarer.
-        behind_share: the same while more examples wait than one fetch brings.
-    """
-
-    batch_rows: int
-    max_wait_s: float
-    release_every_s: float
-    checkpoint_every_s: float
-    release_share: float = 1 / 3
-    behind_share: float = 0.2
-    step_rows: int | None = None
-
-    def pause_s(self, took_s: float, *, behind: bool) -> float:
-        """Say how long to wait for the next candidate after one that took so long, seconds.
-
-        Example:
-            >>> cadence = Cadence(64, 0.1, release_every_s=0.5, checkpoint_every_s=30.0)
-            >>> cadence.pause_s(0.1, behind=False)  # one every half second
-            0.4
-            >>> round(cadence.pause_s(3.0, behind=False), 6)  # a third of the time
-            6.0
-            >>> cadence.pause_s(3.0, behind=True)
-            12.0
-        """
-        share = self.behind_share if behind else self.release_share
-        return max(self.release_every_s - took_s, took_s * (1 / share - 1))
 
 
 class LearnObserver(Protocol):
@@ -141,6 +106,7 @@ class LearnRole:
     positions: dict[int, int] = field(default_factory=dict)
     stopping: bool = False
     consolidators: Mapping[str, Consolidator] = field(default_factory=dict)
+    _alarms: Alarms = field(init=False)
     _idle_since_s: float = 0.0
     _next_rest_s: float = 0.0
     _next_lag_s: float = 0.0
@@ -149,6 +115,10 @@ class LearnRole:
     _next_checkpoint_s: float = 0.0
     _dirty: bool = False
     _behind: bool = False
+
+    def __post_init__(self) -> None:
+        """Let the same consumer read what `watch` found."""
+        self._alarms = Alarms(self.consumer, self.topics.drift, skipped=self.skipped)
 
     def run(self) -> None:
         """Learn until `stop` is called, then leave a checkpoint."""
@@ -197,7 +167,27 @@ class LearnRole:
         polled = self.consumer.poll(
             timeout_ms=int(1000 * self.cadence.max_wait_s), max_records=self.cadence.batch_rows
         )
-        return [record for records in polled.values() for record in records]
+        records = [record for records in polled.values() for record in records]
+        for signal in self._alarms.take(records):
+            self._hear(signal)
+        return [record for record in records if record.topic == self.topics.examples]
+
+    def _hear(self, signal: DriftSignal) -> None:
+        """Let the learner of a task whose answers became worse consolidate sooner."""
+        if signal.task not in self.learners or signal.level != "drift":
+            return
+        log.info(
+            "%s: %s says that %s drifted (%.3f after %d observations)",
+            signal.task,
+            signal.detector,
+            signal.signal,
+            signal.statistic,
+            signal.rows,
+        )
+        self.learners[signal.task].note_drift()
+        if signal.task in self.consolidators:
+            self.consolidators[signal.task].note_drift(signal.signal)
+        self._dirty = True
 
     def _by_task(self, records: list[Any]) -> dict[str, list[Example]]:
         tasks: dict[str, list[Example]] = {}
@@ -298,7 +288,7 @@ class LearnRole:
         self._next_lag_s = self.clock_s() + LAG_EVERY_S
         for partition in self.consumer.assignment():
             end = self.consumer.highwater(partition)
-            if end is not None:
+            if end is not None and partition.topic == self.topics.examples:
                 behind = end - self.positions.get(partition.partition, 0)
                 self.observer.lag(partition.topic, partition.partition, max(0, behind))
 
@@ -313,7 +303,7 @@ class LearnRole:
             arrays=arrays,
             meta={
                 "tasks": tasks,
-                "positions": self._named_positions(),
+                "positions": {**self._named_positions(), **self._alarms.positions},
                 "consolidators": {name: one.state() for name, one in self.consolidators.items()},
             },
         )
@@ -332,7 +322,7 @@ class LearnRole:
             raise SettingsError(
                 [f"topic {self.topics.examples} is not there: `mindstream topics create` makes it"]
             )
-        self.consumer.assign(partitions)
+        self.consumer.assign([*partitions, *self._alarms.partitions()])
         state = self.checkpoints.load()
         wanted: dict[str, int] = {}
         if state is not None:
@@ -354,6 +344,7 @@ class LearnRole:
                 offset = first[partition]
             self.positions[partition.partition] = offset
             self.consumer.seek(partition, offset)
+        self._alarms.resume(wanted)
         for releaser in self.releasers.values():
             release = releaser.resume()
             if release is not None:
@@ -371,7 +362,8 @@ class LearnRole:
         added = [p for p in partitions if p.partition not in self.positions]
         if not added:
             return
-        self.consumer.assign(partitions)  # those it had keep their places
+        # Those it had keep their places.
+        self.consumer.assign([*partitions, *self._alarms.partitions()])
         for partition, offset in self.consumer.beginning_offsets(added).items():
             log.info("%s/%d is new: reading it too", partition.topic, partition.partition)
             self.positions[partition.partition] = offset

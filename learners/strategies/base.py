@@ -219,3 +219,7 @@ class Consolidates(Protocol):
     def consolidate(self) -> None:
         """Take what is known now as what must not be forgotten: every so often, or on drift."""
         ...
+
+    def note_drift(self) -> None:
+        """Hear from outside that answers became worse: the next such point comes sooner."""
+        ...

@@ -171,7 +171,8 @@ class FineTuning:
         self._seen = Sampled(plugin.sampled_rows, seed=config.seed)
         self._consolidate_every = config.consolidate_every
         self._drift = ClassDrift(len(NO_FEATURES))
-        self._watches_drift = plugin.holds and self.kind.head_solver == "class-balanced"
+        self._holds = plugin.holds
+        self._watches_drift = self._holds and self.kind.head_solver == "class-balanced"
         self._drifted = False  # since the last consolidation point
         plugin.attach(self)
         self._optimizer = torch.optim.AdamW(
@@ -275,6 +276,10 @@ class FineTuning:
         self._template.consolidate(TensorDataset(packed, targets.cpu(), tasks))
         self._seen.clear()
         self._drifted = False
+
+    def note_drift(self) -> None:
+        """Bring the next consolidation point forward, where the strategy holds something there."""
+        self._drifted = self._drifted or self._holds
 
     def reset(self, arrays: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Start again: a state of `tuned`, a head of zeros with all labels, no moments."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from learners.batch import collate
 from learners.heads.base import ServedHead
 from learners.strategies.base import Arrays, Meta, StepOutcome, StrategyConfig
-from learners.strategies.finetuning import FineTuning, StreamPlugin, only, under
+from learners.strategies.finetuning import DRIFT_SHARE, FineTuning, StreamPlugin, only, under
 from learners.strategies.rows import BalancedRows, KeptRow, rows_of
 from learners.template import MicroBatch
 
@@ -49,6 +49,7 @@ class Retraining:
         self._due = due
         self._since = 0  # rows since the last training
         self._trained = 0  # rows of the last training
+        self._drifted = False  # as told since then
         self._order = np.random.Generator(np.random.PCG64(config.seed))
         self.trains_encoder = self._tuning.trains_encoder
         arrays, meta = self._tuning.tuned.state()
@@ -75,7 +76,8 @@ class Retraining:
 
     def settle(self) -> None:
         """Train again, when it is time."""
-        if self._since and self._due(self._since, self._trained):
+        share = DRIFT_SHARE if self._drifted else 1.0
+        if self._since and self._due(round(self._since / share), self._trained):
             self.consolidate()
 
     def consolidate(self) -> None:
@@ -89,7 +91,11 @@ class Retraining:
             for start in range(0, len(rows), self.batch_rows):
                 chosen = [rows[i] for i in order[start : start + self.batch_rows]]
                 self._tuning.step(_batch(chosen))
-        self._since, self._trained = 0, len(rows)
+        self._since, self._trained, self._drifted = 0, len(rows), False
+
+    def note_drift(self) -> None:
+        """Train again after a tenth of the rows that would have come before it else."""
+        self._drifted = True
 
     def head_blobs(self) -> dict[str, bytes]:
         """Write the head of the last training."""
@@ -106,6 +112,7 @@ class Retraining:
                 "store": stored_meta,
                 "since": self._since,
                 "trained": self._trained,
+                "drifted": self._drifted,
                 "order": self._order.bit_generator.state,
             },
         )
@@ -116,6 +123,7 @@ class Retraining:
         self._store.restore(only(arrays, "store."), meta["store"])
         self._since = int(meta["since"])
         self._trained = int(meta["trained"])
+        self._drifted = bool(meta.get("drifted", False))
         self._order.bit_generator.state = meta["order"]
 
 

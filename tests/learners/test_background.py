@@ -135,6 +135,32 @@ def test_a_changed_label_makes_it_due_once_its_new_meaning_has_rows(
     assert one.due(idle_s=0.0) is None  # answered
 
 
+def test_answers_that_became_worse_make_it_due_some_examples_after_that_was_first_said(
+    make: Make, learner: Learner
+) -> None:
+    one = make(schedule=Schedule(rows=8, growth=100.0, drift_rows=4))
+    learner.learn(rows(0, 8))
+    one.start("the first")
+    outcome_of(one)
+    learner.learn(rows(8, 1))
+    one.note_drift("error")
+    learner.learn(rows(9, 3))
+    one.note_drift("confidence")
+    assert one.due(idle_s=0.0) is None
+    again = make(schedule=one.schedule)
+    again.restore(one.state())
+    learner.learn(rows(12, 1))
+    for due in (one, again):  # also when it went through a checkpoint
+        assert due.due(idle_s=0.0) == "error drifted, 4 examples ago"
+    one.start("drift")
+    outcome_of(one)
+    learner.learn(rows(13, 8))
+    assert one.due(idle_s=0.0) is None  # answered
+    off = make(schedule=Schedule(rows=8, growth=100.0, drift_rows=0))
+    off.restore(again.state())
+    assert off.due(idle_s=0.0) is None
+
+
 def test_a_run_reports_how_far_it_is_and_is_adopted_once(make: Make, learner: Learner) -> None:
     one = make()
     learner.learn(rows(0, 8))

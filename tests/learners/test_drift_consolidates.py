@@ -36,6 +36,10 @@ def consolidations(learner: Learner) -> int:
     return int(learner.strategy._template.clock.train_exp_counter)
 
 
+def head_of(learner: Learner) -> dict[str, bytes]:
+    return dict(learner.strategy.head_blobs())
+
+
 def fresh(strategy: str) -> Learner:
     return small_learner(strategy, held_out_share=0.0, consolidate_every=EVERY, tuning="frozen")
 
@@ -73,6 +77,36 @@ def test_drift_does_not_bring_one_sooner_than_its_share_of_the_examples() -> Non
     learn(learner, batches[-16:])
     assert consolidations(learner) == 2
     assert not strategy._drifted
+
+
+def test_answers_that_became_worse_bring_one_where_something_is_held() -> None:
+    for strategy, more in (("ewc", 1), ("naive", 0)):
+        learner = fresh(strategy)
+        few = int(DRIFT_SHARE * EVERY)
+        learn(learner, rows(few - 8, start=0))
+        learner.note_drift()
+        assert consolidations(learner) == 0
+        learn(learner, rows(8, start=few))
+        assert consolidations(learner) == more
+        learn(learner, rows(2 * few, start=2 * few))
+        assert consolidations(learner) == more  # once
+
+
+def test_a_strategy_that_trains_again_does_so_sooner() -> None:
+    learner = small_learner("gdumb", held_out_share=0.0, consolidate_every=80, tuning="frozen")
+    learn(learner, rows(80, start=0))
+    learner.strategy.settle()
+    told = small_learner("gdumb", held_out_share=0.0, consolidate_every=80, tuning="frozen")
+    told.restore(copy.deepcopy(learner.state()))
+    told.note_drift()
+    again = small_learner("gdumb", held_out_share=0.0, consolidate_every=80, tuning="frozen")
+    again.restore(copy.deepcopy(told.state()))
+    before = head_of(learner)
+    for one in (learner, told, again):
+        learn(one, rows(8, start=80))
+        one.strategy.settle()
+    assert head_of(learner) == before  # 8 of 80 rows
+    assert head_of(told) == head_of(again) != before
 
 
 def test_what_holds_nothing_watches_nothing() -> None:
