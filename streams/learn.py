@@ -356,17 +356,17 @@ class LearnRole:
         return [TopicPartition(self.topics.examples, number) for number in sorted(numbers)]
 
     def _take_new_partitions(self) -> None:
-        """Read partitions that were added to the topic from their beginning."""
+        """Read partitions that were added to the topics from their beginning."""
         self._next_partitions_s = self.clock_s() + PARTITIONS_EVERY_S
-        partitions = self._partitions()
-        added = [p for p in partitions if p.partition not in self.positions]
+        known = self.consumer.assignment()
+        added = [p for p in (*self._partitions(), *self._alarms.partitions()) if p not in known]
         if not added:
             return
-        # Those it had keep their places.
-        self.consumer.assign([*partitions, *self._alarms.partitions()])
+        self.consumer.assign([*known, *added])  # those it had keep their places
         for partition, offset in self.consumer.beginning_offsets(added).items():
             log.info("%s/%d is new: reading it too", partition.topic, partition.partition)
-            self.positions[partition.partition] = offset
+            if partition.topic == self.topics.examples:
+                self.positions[partition.partition] = offset
             self.consumer.seek(partition, offset)
 
     def _restore(self, state: LearnerState) -> None:
