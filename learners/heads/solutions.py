@@ -40,9 +40,11 @@ from learners.heads.sums import AdditiveSums, Moments
 from learners.heads.trained import TrainedColumns
 from learners.heads.young import LEAD_GROWTH, any_grown, fresh_labels, mean_weights
 
-# Growth of all rows until all features are solved again, of one label a row, and of several: there
-# every label is by itself, and the leading features know an old one less well than an old solve.
+# Growth of all rows until all features are solved again, of one label a row, and of several; and of
+# a young label's until the leading features answer for it. Of several labels every one is by
+# itself, and the leading features know it less well than a somewhat older solve of all.
 FULL_GROWTH = {False: 3.0, True: 1.5}
+FRESH_GROWTH = {False: LEAD_GROWTH, True: 3.0}
 FIRST_FULL_ROWS = 256
 NOTICED_LOSS = 0.02  # nats by which a new solve of all features is worse than the old answers
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
@@ -253,7 +255,8 @@ class Solutions:
         lead, full = self._blocks.lead, self._blocks.full
         counts = lead.counts
         known = len(counts)
-        fresh = fresh_labels(counts, full.counts if full.rows else counts[:0])
+        growth = FRESH_GROWTH[self.chooser.several]
+        fresh = fresh_labels(counts, full.counts if full.rows else counts[:0], growth=growth)
         bias = self.chooser.bias(counts, scale=self._calibration.scale)
         constants = torch.full((known,), NEVER)  # of labels that the full solve does not know
         constants[: len(full.counts)] = torch.from_numpy(full.constants)

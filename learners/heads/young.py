@@ -20,13 +20,14 @@ LIFT_ROWS = 24  # a label with so many rows shows how cosines and scores compare
 LEAD_GROWTH = 1.5  # of a label, or of all rows, until the leading features are solved again
 
 
-def fresh_labels(counts: Tensor, full_counts: Tensor) -> Tensor:
+def fresh_labels(counts: Tensor, full_counts: Tensor, *, growth: float = LEAD_GROWTH) -> Tensor:
     """Name the labels that changed since all features were solved.
 
     Args:
         counts: float64 [labels], rows of each at the newest solve of the leading features.
         full_counts: float64 [at most labels], rows of each at the last solve of all features;
             without any, nothing was solved.
+        growth: of a young label's rows by which it changed.
 
     Returns:
         bool [labels].
@@ -35,7 +36,7 @@ def fresh_labels(counts: Tensor, full_counts: Tensor) -> Tensor:
         return torch.ones(len(counts), dtype=torch.bool)
     before = torch.zeros_like(counts)
     before[: len(full_counts)] = full_counts
-    grown = (before < RIPE_ROWS) & (counts >= LEAD_GROWTH * before)
+    grown = (before < RIPE_ROWS) & (counts >= growth * before)
     return (grown & (counts > before)) | (counts < before)
 
 
