@@ -38,8 +38,9 @@ class Schedule:
         idle_growth: then this many times the examples are enough, over 1.
         every_s: sooner, when something was learned and the last time is so long ago, seconds; 0:
             never for that reason.
-        drift_rows: sooner, so many examples after the last label was found changed, or after
-            answers were first said to become worse; 0: never for that reason.
+        drift_rows: sooner, so many examples after the last label was found changed; or after
+            answers were first said to become worse, where `idle_growth` is reached too; 0: never
+            for either reason.
     """
 
     rows: int = 1_000
@@ -102,6 +103,7 @@ class Consolidator:
         self._drift_learned = 0  # examples learned when the last label was found changed
         self._worse = ""  # what drifted, as told since the last run; nothing when empty
         self._worse_learned = 0  # examples learned when that was told first
+        self._before: dict[str, int | str] = {}  # `state` before the run at hand
 
     @property
     def running(self) -> bool:
@@ -131,8 +133,10 @@ class Consolidator:
         fresh = self._seen_drifted > self._drifted
         if rules.drift_rows and fresh and learned - self._drift_learned >= rules.drift_rows:
             return f"{self._seen_drifted - self._drifted} labels changed their meaning"
-        if rules.drift_rows and self._worse and learned - self._worse_learned >= rules.drift_rows:
-            return f"{self._worse} drifted, {learned - self._worse_learned:,} examples ago"
+        ago = learned - self._worse_learned
+        worse = self._worse and rules.drift_rows and ago >= rules.drift_rows
+        if worse and learned >= rules.idle_growth * last:
+            return f"{self._worse} drifted, {ago:,} examples ago"
         return None
 
     def note_drift(self, signal: str) -> None:
@@ -149,6 +153,7 @@ class Consolidator:
         strategy = self.learner.strategy
         assert isinstance(strategy, TwoSpeed)
         log.info("%s: consolidation starts: %s", self.learner.task, reason)
+        self._before = self.state()
         self._started_s = self._last_s = self._clock_s()
         self._last_learned = self.learner.learned
         self._drifted = self._seen_drifted = strategy.drifted
@@ -173,6 +178,8 @@ class Consolidator:
         self._work.close()
         curated = self._work.curated
         self._work = self._result = None
+        if what in ("dropped", "failed") and self._before["worse"]:
+            self.note_drift(str(self._before["worse"]))  # it was not answered: some examples later
         return Outcome(what, reason, self._clock_s() - self._started_s, report, curated)
 
     def _ended(
@@ -198,10 +205,14 @@ class Consolidator:
             self._work.stop()
             self._work.close()
         self._pool.shutdown(wait=True)
-        self._work = self._result = None
+        if self._work is not None:
+            self._work = self._result = None
+            self.restore(self._before)
 
     def state(self) -> dict[str, int | str]:
-        """Give what the schedule goes by."""
+        """Give what the schedule goes by; as before the run at hand, which is not kept."""
+        if self.running:
+            return self._before
         return {
             "learned": self._last_learned,
             "drifted": self._drifted,

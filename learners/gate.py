@@ -56,17 +56,23 @@ class Answer(Protocol):
         ...
 
 
+CHANCE = 1.645  # standard errors: a difference of chance is larger once in twenty times, one-sided
+ONE_LOOK = 1.0  # of a challenger that comes once in a while, as a consolidated one
+
+
 @dataclass(frozen=True, slots=True)
 class GateRules:
     """How much a challenger may lose beyond what chance explains.
 
-    Chance is 1.64 standard errors of the paired difference over the same held-out rows: McNemar's
-    test (Psychometrika 12, 1947) at its one-sided 5 %. One row of thirty that flips is no loss. A
-    learner makes many candidates, and one that was lucky becomes champion sooner or later: with a
-    single standard error, its luck would be held against all that come after it. A label is
-    allowed one, as its margin is wide.
+    Chance is some standard errors of the paired difference over the same held-out rows, as in
+    McNemar's test (Psychometrika 12, 1947): one row of thirty that flips is no loss. A learner
+    makes many candidates, and one that was lucky becomes champion sooner or later: with a single
+    standard error, its luck would be held against all that come after it. A label is allowed one
+    whatever is said here, as its margin is wide.
 
     Attributes:
+        errors: standard errors that chance explains; 1.645: a larger loss by chance alone has a
+            probability of 5 %.
         margin: allowed loss of mean agreement overall, 0 to 1.
         label_loss: allowed loss of one label's mean agreement, 0 to 1.
         slice_loss: allowed loss of mean agreement on the oldest rows, and on the newest, 0 to 1.
@@ -77,6 +83,7 @@ class GateRules:
         unjudged: whether a challenger passes where nothing is judged.
     """
 
+    errors: float = CHANCE
     margin: float = 0.01
     label_loss: float = 0.34
     slice_loss: float = 0.05
@@ -87,8 +94,6 @@ class GateRules:
 
 
 SLICES = 4  # the oldest and the newest rows are one part of so many
-
-_CHANCE = 1.645  # standard errors: a difference of chance is larger once in twenty times, one-sided
 
 # Means of the same agreements differ by their order of summing; a loss this small is none.
 _TOLERANCE = 1e-9
@@ -130,13 +135,15 @@ def judge(
     ours = _Side.of(truths, _pick(challenger, kept), kind)
     theirs = None if champion is None else _Side.of(truths, _pick(champion, kept), kind)
     losses = _Losses(
-        overall=_loss("", ours, theirs, range(len(kept))),
+        overall=_loss("", ours, theirs, range(len(kept)), errors=rules.errors),
         worst=_worst_label(truths, ours, theirs, kind=kind, rules=rules),
         slices={
-            name: _loss(f"the {name} rows", ours, theirs, part)
+            name: _loss(f"the {name} rows", ours, theirs, part, errors=rules.errors)
             for name, part in _slices(len(kept), rules).items()
         },
-        calibration=_calibration(ours, theirs) if len(kept) >= rules.min_rows else None,
+        calibration=(
+            _calibration(ours, theirs, errors=rules.errors) if len(kept) >= rules.min_rows else None
+        ),
     )
     accepted, reason = _decide(losses, labels, rules)
     worst = losses.worst
@@ -333,7 +340,7 @@ def _loss(
     theirs: _Side | None,
     rows: Sequence[int],
     *,
-    errors: float = _CHANCE,
+    errors: float,
 ) -> _Loss:
     """Compare mean agreements on some rows; chance explains so many standard errors."""
     mine = _pick(ours.agreements, rows)
@@ -349,7 +356,7 @@ def _figures(lost: _Loss | None) -> GateFigures | None:
     return GateFigures(rows=lost.rows, challenger=lost.ours, champion=lost.theirs)
 
 
-def _calibration(ours: _Side, theirs: _Side | None) -> _Loss:
+def _calibration(ours: _Side, theirs: _Side | None, *, errors: float) -> _Loss:
     """Compare the expected calibration errors.
 
     An answer is right when its agreement is 1, of whatever kind the task is: the score of several
@@ -365,7 +372,7 @@ def _calibration(ours: _Side, theirs: _Side | None) -> _Loss:
         return _Loss("", _mean(mine), None, len(mine), 0.0, sign=-1)
     other = gaps(theirs.scores, theirs.right)
     more = error_by_chance(ours.scores) - error_by_chance(theirs.scores)
-    error = _CHANCE * _standard_error(mine, other) + max(0.0, more)
+    error = errors * _standard_error(mine, other) + max(0.0, more)
     return _Loss("", _mean(mine), _mean(other), len(mine), error, sign=-1)
 
 

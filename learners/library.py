@@ -20,7 +20,7 @@ from learners.arguments import check_arguments, checked_name, checked_text, opti
 from learners.checkpoint import CheckpointStore, LearnerState
 from learners.consolidation import ConsolidationConfig
 from learners.curation import Curation, CurationReport, DataRules
-from learners.gate import GateRules
+from learners.gate import ONE_LOOK, GateRules
 from learners.holdout import is_held_out
 from learners.localmemory import LocalMemory
 from learners.loop import StepReport, together
@@ -231,7 +231,7 @@ class Learner:
             self.loop,
             self.memory,
             config=config,
-            rules=GateRules(),
+            rules=GateRules(errors=ONE_LOOK),
             held_out_rows=self.memory.size().held_out_rows,
             curation=Curation(data or DataRules(), seed=config.seed),
             unlabelled=lambda: texts,

@@ -16,7 +16,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -222,9 +222,12 @@ class Registry:
     def prune(self, task: str, keep: int) -> int:
         """Remove old releases of a task, and every blob that no release needs any more.
 
+        The newest half of those that stay follow each other. Of the others, those stay that are
+        farthest apart for their age, so that one can go back by seconds and by days.
+
         Args:
             task: whose releases.
-            keep: how many of the newest stay, 1 or more.
+            keep: how many stay, 1 or more.
 
         Returns:
             How many releases were removed.
@@ -234,7 +237,10 @@ class Registry:
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}: at least the latest release must stay")
-        old = [self.get(task, version) for version in self._versions(task)[keep:]]
+        versions = self._versions(task)
+        if len(versions) <= keep:
+            return 0
+        old = _crowded([self.get(task, version) for version in versions], keep=keep)
         for release in old:
             self._fs.rm_file(self._manifest_path(task, release.version))
         dropped = {blob.sha256: blob for release in old for blob in release.blobs.values()}
@@ -305,3 +311,25 @@ def _next_version(versions: list[str], blobs: Mapping[str, Blob]) -> str:
     count = int(versions[0].split("-")[0]) + 1 if versions else 1
     names = "\n".join(f"{name} {blob.sha256}" for name, blob in sorted(blobs.items()))
     return f"{count:06d}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+
+
+def _crowded(releases: list[ModelRelease], *, keep: int) -> list[ModelRelease]:
+    """Name the releases that go: those between two that are close together for their age.
+
+    Args:
+        releases: newest first.
+        keep: how many stay, 1 or more.
+    """
+    stay, gone = list(releases), []
+    newest, recent = releases[0].time, min(keep, max(2, keep // 2))  # one can always go back by one
+
+    def room(place: int) -> float:
+        """What would be missing without it, as a share of its age; the oldest is the last to go."""
+        if place == len(stay) - 1:
+            return float("inf")
+        age = newest - stay[place].time
+        return (stay[place - 1].time - stay[place + 1].time) / max(age, timedelta(microseconds=1))
+
+    while len(stay) > keep:
+        gone.append(stay.pop(min(range(recent, len(stay)), key=room)))
+    return gone

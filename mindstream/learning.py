@@ -21,7 +21,7 @@ from learners.consolidation import ConsolidationConfig
 from learners.curation import Curation, DataRules
 from learners.data.adaptation import AdaptationConfig, ObjectiveName, choose_objective
 from learners.data.adversarial import ADVERSARIES
-from learners.gate import GateRules
+from learners.gate import ONE_LOOK, GateRules
 from learners.kept import FeatureSource
 from learners.loop import Learner, StepReport
 from learners.model import Encoder
@@ -191,7 +191,7 @@ def make_consolidators(
                 memories[name],
                 config=config,
                 # Else the learner might go on with what it then may not release.
-                rules=replace(gate_rules(settings), unjudged=False),
+                rules=replace(gate_rules(settings), unjudged=False, errors=ONE_LOOK),
                 held_out_rows=settings.replay.held_out_rows,
                 curation=curation,
                 unlabelled=partial(unlabelled.read, name),

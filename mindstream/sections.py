@@ -120,7 +120,13 @@ class StoreSettings(Section):
     url: str = Field(
         "", description="folder, s3://, gs:// or any fsspec address; empty: <data_dir>/releases"
     )
-    keep: int = Field(50, ge=2, le=100_000, description="releases of a task that are kept")
+    keep: int = Field(
+        50,
+        ge=2,
+        le=100_000,
+        description="releases of a task that are kept: half of them the newest, the others ever "
+        "farther apart, back to the first",
+    )
 
     @field_validator("url")
     @classmethod
@@ -267,7 +273,7 @@ class LearnSettings(Section):
         1_000,
         ge=1,
         description="examples between two consolidation points (ewc, mas, si, rwalk, lwf, "
-        "feature-distillation, plugin); between two trainings (gdumb)",
+        "feature-distillation, plugin); between two trainings (gdumb); fewer once drift is found",
     )
     strength: float = Field(
         1.0, ge=0, description="factor of a strategy's own penalty or distillation"

@@ -143,7 +143,6 @@ class LearnRole:
 
     def _cycle(self) -> None:
         records = self._fetch()  # 1
-        self._behind = len(records) >= self.cadence.batch_rows
         for record in records:
             self.positions[record.partition] = record.offset + 1
         for task, examples in self._by_task(records).items():  # 2
@@ -168,6 +167,7 @@ class LearnRole:
             timeout_ms=int(1000 * self.cadence.max_wait_s), max_records=self.cadence.batch_rows
         )
         records = [record for records in polled.values() for record in records]
+        self._behind = len(records) >= self.cadence.batch_rows
         for signal in self._alarms.take(records):
             self._hear(signal)
         return [record for record in records if record.topic == self.topics.examples]
@@ -322,7 +322,8 @@ class LearnRole:
             raise SettingsError(
                 [f"topic {self.topics.examples} is not there: `mindstream topics create` makes it"]
             )
-        self.consumer.assign([*partitions, *self._alarms.partitions()])
+        assigned = [*partitions, *self._alarms.partitions()]
+        self.consumer.assign(assigned)
         state = self.checkpoints.load()
         wanted: dict[str, int] = {}
         if state is not None:
@@ -344,7 +345,7 @@ class LearnRole:
                 offset = first[partition]
             self.positions[partition.partition] = offset
             self.consumer.seek(partition, offset)
-        self._alarms.resume(wanted)
+        self._alarms.resume(assigned, wanted)
         for releaser in self.releasers.values():
             release = releaser.resume()
             if release is not None:
@@ -367,7 +368,9 @@ class LearnRole:
             log.info("%s/%d is new: reading it too", partition.topic, partition.partition)
             if partition.topic == self.topics.examples:
                 self.positions[partition.partition] = offset
-            self.consumer.seek(partition, offset)
+                self.consumer.seek(partition, offset)
+            else:
+                self._alarms.go_to(partition, offset)
 
     def _restore(self, state: LearnerState) -> None:
         for task, meta in state.meta["tasks"].items():

@@ -6,11 +6,14 @@ import logging
 from datetime import UTC, datetime
 from typing import Literal
 
+import msgspec
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 
 from learners.background import Schedule
 from learners.localmemory import LocalMemory
 from schemas import DriftSignal
+from streams.alarms import Alarms
 from streams.topics import Topics
 from tests.flow.conftest import Wire
 from tests.flow.learnstage import Stage, give, slow_half, stage
@@ -69,12 +72,82 @@ def test_drift_that_was_found_brings_the_next_consolidation_forward(
     assert "consolidation starts: error drifted, " in caplog.text
     assert stage.skipped == [topics.drift]
 
-    # And who comes after it does not hear it again
+    # And who comes after it does not hear it again, but what came since
+    wire.send(topics.drift, [("x", b"no signal either")])
     last = small_learner("two-speed", held_out_share=0.5)
     consolidator = slow_half(stage, last, memory, schedule)
     role = stage.role("worse", {"intents": last}, consolidators={"intents": consolidator})
-    cycles = iter(range(5))
-    stage.run_until(role, lambda: next(cycles, None) is None)
+    stage.run_until(role, lambda: len(stage.skipped) == 2)
     assert last.learned == again.learned
     assert caplog.text.count("says that error drifted") == 1
     assert len(stage.observer.outcomes) == 2
+
+
+def client(wire: Wire) -> KafkaConsumer:
+    return KafkaConsumer(bootstrap_servers=wire.servers, auto_offset_reset="earliest")
+
+
+def heard(consumer: KafkaConsumer, alarms: Alarms) -> list[int]:
+    """Poll until nothing comes any more; give what each signal had for rows."""
+    found: list[int] = []
+    quiet = 0
+    while quiet < 5:
+        records = [one for some in consumer.poll(timeout_ms=100).values() for one in some]
+        found += [signal.rows for signal in alarms.take(records)]
+        quiet = 0 if records else quiet + 1
+    return found
+
+
+def test_where_signals_are_heard_from(wire: Wire) -> None:
+    # Given a topic with three signals
+    topic = "heard.drift"
+    task, one = drift("drift")
+    wire.send(topic, [(task, msgspec.structs.replace(one, rows=n)) for n in range(3)])
+
+    def begin(wanted: dict[str, int]) -> list[int]:
+        consumer = client(wire)
+        alarms = Alarms(consumer, topic)
+        partitions = alarms.partitions()
+        consumer.assign(partitions)
+        alarms.resume(partitions, wanted)
+        found = heard(consumer, alarms)
+        consumer.close()
+        end = {f"{topic}/{p.partition}": alarms.positions[f"{topic}/{p.partition}"] for p in mine}
+        assert sum(end.values()) == 3
+        return found
+
+    consumer = client(wire)
+    mine = Alarms(consumer, topic).partitions()
+    ends = {f"{p.topic}/{p.partition}": n for p, n in consumer.end_offsets(mine).items()}
+    consumer.close()
+    [place] = [name for name, end in ends.items() if end]
+
+    # Then nothing is heard without a place, what came since with one, all of a log made anew, and
+    # all of a partition that was added since
+    assert begin({}) == []
+    assert begin({**ends, place: 1}) == [1, 2]
+    assert begin({**ends, place: 9}) == [0, 1, 2]
+    assert begin({name: end for name, end in ends.items() if name != place}) == [0, 1, 2]
+
+
+def test_a_topic_that_is_not_there_is_asked_for_once() -> None:
+    class Nowhere:
+        """A client of a cluster that has no such topic: the wire would make it."""
+
+        asked = 0
+
+        def partitions_for_topic(self, topic: str) -> None:
+            self.asked += 1
+
+        def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+            return dict.fromkeys(partitions, 0)
+
+        end_offsets = beginning_offsets
+
+    client = Nowhere()
+    alarms = Alarms(client, "nowhere.drift")
+    for _ in range(3):
+        assert alarms.partitions() == []
+    alarms.resume([TopicPartition("nowhere.examples", 0)], {"nowhere.examples/0": 7})
+    assert alarms.positions == {}
+    assert client.asked == 1

@@ -33,6 +33,13 @@ class Clock:
         return self.now_s
 
 
+class Broken(LocalMemory):
+    """A memory whose server is away."""
+
+    def rows(self) -> Iterator[ReplayRow]:
+        raise ConnectionError("memory is away")
+
+
 def rows(first: int, count: int) -> list[Example]:
     return [
         example(f"e{n}", f"the {'ab'[n % 2]} {n}", "ab"[n % 2]) for n in range(first, first + count)
@@ -156,9 +163,39 @@ def test_answers_that_became_worse_make_it_due_some_examples_after_that_was_firs
     outcome_of(one)
     learner.learn(rows(13, 8))
     assert one.due(idle_s=0.0) is None  # answered
+    one.note_drift("error")
+    learner.learn(rows(21, 4))
+    patient = make(schedule=Schedule(rows=8, growth=100.0, idle_growth=2.1, drift_rows=4))
+    patient.restore(one.state())
+    assert one.due(idle_s=0.0) == "error drifted, 4 examples ago"
+    assert patient.due(idle_s=0.0) is None  # 25 after 13: too little came since the last one
     off = make(schedule=Schedule(rows=8, growth=100.0, drift_rows=0))
-    off.restore(again.state())
+    off.restore(one.state())
     assert off.due(idle_s=0.0) is None
+
+
+def test_drift_is_not_answered_by_a_run_that_did_not_come_to_its_end(
+    make: Make, learner: Learner
+) -> None:
+    schedule = Schedule(rows=8, growth=100.0, drift_rows=4)
+    learner.learn(rows(0, 8))
+    for broken, after in ((False, 0), (True, 4)):
+        one = make(Broken() if broken else None, LONG, schedule)
+        one.restore({"learned": 1, "drifted": 0, "drift_learned": 0})
+        one.note_drift("error")
+        learner.learn(rows(8 + 8 * broken, 4))
+        before = one.state()
+        assert one.due(idle_s=0.0) is not None
+        one.start("drift")
+        assert one.state() == before  # what a checkpoint keeps meanwhile
+        if broken:
+            assert outcome_of(one).what == "failed"
+            assert one.due(idle_s=0.0) is None  # not at once again
+        else:
+            one.stop()
+            assert one.state() == before
+        learner.learn(rows(12 + 8 * broken, after))
+        assert "error drifted" in (one.due(idle_s=0.0) or "")
 
 
 def test_a_run_reports_how_far_it_is_and_is_adopted_once(make: Make, learner: Learner) -> None:
@@ -194,10 +231,6 @@ def test_a_stop_drops_the_run_at_once_and_the_learner_goes_on(make: Make, learne
 def test_a_run_that_fails_is_said_and_the_learner_goes_on(
     make: Make, learner: Learner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken(LocalMemory):
-        def rows(self) -> Iterator[ReplayRow]:
-            raise ConnectionError("memory is away")
-
     one = make(memory=Broken())
     learner.learn(rows(0, 8))
     strategy = learner.strategy

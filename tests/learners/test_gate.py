@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from learners.gate import GateRules, judge
+from learners.gate import ONE_LOOK, GateRules, judge
 from learners.tasks import Decision, task_kind
 from schemas.fields import Label
 from schemas.models import GateFigures, GateReport
@@ -79,8 +79,9 @@ def test_a_single_row_that_flips_is_chance() -> None:
 
 
 def test_a_champion_that_was_lucky_is_followed() -> None:
-    lost, won = range(1, 80, 7), range(2, 80, 14)  # 12 and 6 rows: as likely by chance as not
+    lost, won = range(1, 80, 7), range(2, 80, 14)  # 12 and 6 rows: chance does that
     assert decide(wrong_on(lost), wrong_on(won)).accepted
+    assert not decide(wrong_on(lost), wrong_on(won), rules=GateRules(errors=ONE_LOOK)).accepted
     assert not decide(wrong_on(lost), wrong_on(range(0))).accepted, "12 rows lost and none won"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def publish(
-    registry: Registry, content: Mapping[str, bytes], task: str = "intents", learned: int = 10
+    registry: Registry,
+    content: Mapping[str, bytes],
+    task: str = "intents",
+    learned: int = 10,
+    time: datetime = TIME,
 ) -> ModelRelease:
     return registry.publish(
         task,
@@ -34,7 +38,7 @@ def publish(
         learned=learned,
         labels=3,
         gate=GateReport(accepted=True, reason="first release", rows=0, challenger=0.0),
-        time=TIME,
+        time=time,
     )
 
 
@@ -160,3 +164,21 @@ def test_pruning_keeps_the_newest_and_every_blob_that_is_needed(url: str) -> Non
             registry.read_blob(release.blobs["head"])
     with pytest.raises(ValueError, match="keep is 0"):
         registry.prune("intents", keep=0)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 8, 20])
+def test_what_is_kept_goes_back_by_seconds_and_to_the_first(keep: int, tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "releases"))
+    for n in range(200):  # one every half second
+        publish(registry, {"head": str(n).encode()}, time=TIME + n * timedelta(seconds=0.5))
+        if n % 5 == 4:
+            registry.prune("intents", keep=keep)
+    ages = [int(199 - 2 * (r.time - TIME).total_seconds()) for r in registry.releases("intents")]
+    assert len(ages) == keep
+    recent = min(keep, max(2, keep // 2))
+    assert ages[:recent] == list(range(recent))
+    if keep > recent:
+        assert ages[-1] == 199  # the first
+    gaps = [b - a for a, b in zip(ages, ages[1:], strict=False)]
+    for gap, age in zip(gaps[recent:], ages[recent + 1 :], strict=True):
+        assert gap <= 0.9 * age or keep < 8  # nobody has to go back by all there is
