@@ -58,7 +58,9 @@ class FeaturesSettings(Section):
 class GateSettings(Section):
     """When a candidate may replace the release that serves."""
 
-    margin: float = Field(0.01, ge=0, le=1, description="overall score it may lose, 0 to 1")
+    margin: float = Field(
+        0.01, ge=0, le=1, description="overall score it may lose beyond chance, 0 to 1"
+    )
     label_loss: float = Field(
         0.34, ge=0, le=1, description="accuracy that one label may lose, 0 to 1"
     )

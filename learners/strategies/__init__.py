@@ -23,8 +23,8 @@ interface in `base`.
 | `plugin` | fine-tunes with any Avalanche plugin, by import path | the plugin's |
 
 What holds weights, outputs or features does so from its last consolidation point on: every
-`consolidate_every` examples, sooner when a label is found to mean something else, or when
-`consolidate` is called.
+`consolidate_every` examples, sooner when a label is found to mean something else or answers are
+said to become worse, or when `consolidate` is called.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class StrategyConfig:
         head_metric: what the choice is made for.
         name_weight: rows that a label's own name counts as; 0 turns names off.
         consolidate_every: examples between two consolidation points; a label that changes its
-            meaning brings one sooner.
+            meaning brings one sooner, and so does drift that is found outside.
         strength: factor of a strategy's own protection: penalty, distillation; 1 is its default.
         decay: share of old importances that a consolidation keeps, 0 to 1.
         epochs: passes of a strategy that trains on all it has stored.

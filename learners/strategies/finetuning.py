@@ -265,7 +265,8 @@ class FineTuning:
         """End the experience: what is known now is what must not be forgotten.
 
         Comes by itself every `consolidate_every` examples, and sooner when a label is found to
-        mean something else; without examples since the last it does nothing.
+        mean something else or `note_drift` was called; without examples since the last it does
+        nothing.
         """
         if not self._seen.offered:
             return

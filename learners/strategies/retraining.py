@@ -28,8 +28,8 @@ class Retraining:
         config: shared by all strategies.
         name: of the strategy.
         store: which rows are kept.
-        due: says, from the rows since the last training and the rows stored then, whether settling
-            trains again.
+        due: says, from the rows since the last training, taken tenfold once drift was found, and
+            the rows stored then, whether settling trains again.
     """
 
     def __init__(
