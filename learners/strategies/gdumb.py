@@ -4,8 +4,9 @@ Stores rows greedily, the same number of every label, and trains a fresh model f
 weights on them when it is asked for one: a baseline that nothing can make forget but its small
 store. It is asked before every candidate for a release, so it trains only after the stream brought
 `consolidate_every` rows, or, while they are fewer, as many as it was trained on, and a tenth of
-that once drift was found; between two trainings it serves what it has. A training takes `epochs` passes over at most `stored_rows` rows in
-one go. Avalanche's GDumbPlugin keeps a buffer that never releases data; so the store is here.
+that once drift was found; between two trainings it serves what it has. A training takes `epochs`
+passes over at most `stored_rows` rows in one go. Avalanche's GDumbPlugin keeps a buffer that never
+releases data; so the store is here.
 """
 
 from __future__ import annotations
