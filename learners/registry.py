@@ -42,6 +42,8 @@ class Registry:
         filesystem, root = fsspec.core.url_to_fs(url)
         self._fs: Any = filesystem
         self._root = str(root).rstrip("/")
+        # What `prune` read: by task and version; a manifest never changes.
+        self._manifests: dict[str, dict[str, ModelRelease]] = {}
         # In a folder a rename is what is atomic; in an object store a put is.
         protocol = filesystem.protocol
         self._is_folder = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
@@ -237,23 +239,32 @@ class Registry:
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}: at least the latest release must stay")
-        versions = self._versions(task)
-        if len(versions) <= keep:
+        releases = self._known(task)
+        if len(releases) <= keep:
             return 0
-        old = _crowded([self.get(task, version) for version in versions], keep=keep)
+        old = _crowded(releases, keep=keep)
         for release in old:
             self._fs.rm_file(self._manifest_path(task, release.version))
         dropped = {blob.sha256: blob for release in old for blob in release.blobs.values()}
         needed = {
             blob.sha256
             for name in (self.tasks() if dropped else ())
-            for release in self.releases(name)
+            for release in self._known(name)
             for blob in release.blobs.values()
         }
         for sha256, blob in dropped.items():
             if sha256 not in needed and self._fs.exists(self._blob_path(blob)):
                 self._fs.rm_file(self._blob_path(blob))
         return len(old)
+
+    def _known(self, task: str) -> list[ModelRelease]:
+        """Read the releases of a task, newest first; of each only what was not read before."""
+        read = self._manifests.get(task, {})
+        self._manifests[task] = {
+            version: read.get(version) or self.get(task, version)
+            for version in self._versions(task)
+        }
+        return list(self._manifests[task].values())
 
     def _publish(self, release: ModelRelease) -> ModelRelease:
         for name, blob in release.blobs.items():

@@ -27,7 +27,7 @@ from schemas import Blob, GateReport, ModelRelease
 from schemas.errors import NoReleaseError
 from schemas.fields import Label
 
-PRUNE_EVERY = 10  # releases; a clean-up reads every manifest that stays
+PRUNE_EVERY = 10  # releases; a clean-up lists them, and reads the manifests of these
 
 
 class HeldOutRow(Protocol):

@@ -166,6 +166,25 @@ def test_pruning_keeps_the_newest_and_every_blob_that_is_needed(url: str) -> Non
         registry.prune("intents", keep=0)
 
 
+def test_a_clean_up_reads_what_came_since_the_last_one(url: str) -> None:
+    class Counting(Registry):
+        read = 0
+
+        def get(self, task: str, version: str) -> ModelRelease:
+            self.read += 1
+            return super().get(task, version)
+
+    registry = Counting(url)
+    for n in range(20):
+        publish(registry, {"head": str(n).encode()})
+    assert registry.prune("intents", keep=10) == 10
+    for n in range(20, 25):
+        publish(registry, {"head": str(n).encode()})
+    registry.read = 0
+    assert registry.prune("intents", keep=10) == 5
+    assert registry.read == 5
+
+
 @pytest.mark.parametrize("keep", [1, 2, 3, 8, 20])
 def test_what_is_kept_goes_back_by_seconds_and_to_the_first(keep: int, tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "releases"))
