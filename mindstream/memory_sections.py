@@ -1,6 +1,7 @@
-"""The sections of the settings that say what is remembered, judged and consolidated.
+"""The sections of the settings that say what is remembered, judged, released and consolidated.
 
-Owns what may be set of memory, gate, slow half and its data; must not know where values come from.
+Owns what may be set of memory, gate, store, slow half and its data; must not know where values come
+from.
 """
 
 from __future__ import annotations
@@ -74,6 +75,34 @@ class GateSettings(Section):
         5, ge=1, description="held-out rows from which a single label counts"
     )
     rows: int = Field(512, ge=10, description="held-out rows that decide")
+
+
+class StoreSettings(Section):
+    """Where releases are kept."""
+
+    url: str = Field(
+        "", description="folder, s3://, gs:// or any fsspec address; empty: <data_dir>/releases"
+    )
+    keep: int = Field(
+        50,
+        ge=2,
+        le=100_000,
+        description="releases of a task that are kept: half of them the newest, the others ever "
+        "farther apart, back to the first",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_opened(cls, url: str) -> str:
+        protocol, separator, _ = url.partition("://")
+        if separator:
+            import fsspec
+
+            try:
+                fsspec.get_filesystem_class(protocol.split("::")[-1])
+            except (ImportError, ValueError) as error:
+                raise ValueError(f"{protocol}:// cannot be used here: {error}") from error
+        return url
 
 
 class ConsolidationSettings(Section):

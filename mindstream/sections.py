@@ -114,34 +114,6 @@ class RedisSettings(Section):
         return url
 
 
-class StoreSettings(Section):
-    """Where releases are kept."""
-
-    url: str = Field(
-        "", description="folder, s3://, gs:// or any fsspec address; empty: <data_dir>/releases"
-    )
-    keep: int = Field(
-        50,
-        ge=2,
-        le=100_000,
-        description="releases of a task that are kept: half of them the newest, the others ever "
-        "farther apart, back to the first",
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _can_be_opened(cls, url: str) -> str:
-        protocol, separator, _ = url.partition("://")
-        if separator:
-            import fsspec
-
-            try:
-                fsspec.get_filesystem_class(protocol.split("::")[-1])
-            except (ImportError, ValueError) as error:
-                raise ValueError(f"{protocol}:// cannot be used here: {error}") from error
-        return url
-
-
 class TaskSettings(Section):
     """One task of this deployment."""
 
@@ -398,9 +370,3 @@ class WatchSettings(Section):
     page_hinkley_threshold: float = Field(
         50.0, gt=0, description="Page-Hinkley on confidence: higher means fewer alarms"
     )
-
-
-class WebSettings(Section):
-    """The HTTP pages of all roles."""
-
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")

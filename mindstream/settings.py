@@ -23,13 +23,14 @@ from pydantic_settings import (
     SettingsError as UnreadableVariable,
 )
 
-from mindstream.http_section import HttpSettings
+from mindstream.http_sections import HttpSettings, WebSettings
 from mindstream.memory_sections import (
     ConsolidationSettings,
     DataSettings,
     FeaturesSettings,
     GateSettings,
     ReplaySettings,
+    StoreSettings,
 )
 from mindstream.problems import is_of_kubernetes, line_of, meant
 from mindstream.sections import (
@@ -39,10 +40,8 @@ from mindstream.sections import (
     ModelSettings,
     RedisSettings,
     ServeSettings,
-    StoreSettings,
     TaskSettings,
     WatchSettings,
-    WebSettings,
 )
 from schemas.errors import SettingsError
 

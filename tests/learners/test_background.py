@@ -97,6 +97,15 @@ def outcome_of(one: Consolidator) -> Outcome:
     raise AssertionError("no outcome within a minute")
 
 
+def consolidated(make: Make, learner: Learner) -> Consolidator:
+    """One that had its first run, and is not due for long unless something drifts."""
+    one = make(schedule=Schedule(rows=8, growth=100.0, drift_rows=4))
+    learner.learn(rows(0, 8))
+    one.start("the first")
+    outcome_of(one)
+    return one
+
+
 def test_it_is_due_when_enough_was_learned_and_never_without_news(
     make: Make, learner: Learner, clock: Clock
 ) -> None:
@@ -124,10 +133,7 @@ def test_it_is_due_when_enough_was_learned_and_never_without_news(
 def test_a_changed_label_makes_it_due_once_its_new_meaning_has_rows(
     make: Make, learner: Learner
 ) -> None:
-    one = make(schedule=Schedule(rows=8, growth=100.0, drift_rows=4))
-    learner.learn(rows(0, 8))
-    one.start("the first")
-    outcome_of(one)
+    one = consolidated(make, learner)
     strategy = learner.strategy
     assert isinstance(strategy, TwoSpeed)
     learner.learn(rows(8, 1))
@@ -145,10 +151,7 @@ def test_a_changed_label_makes_it_due_once_its_new_meaning_has_rows(
 def test_answers_that_became_worse_make_it_due_some_examples_after_that_was_first_said(
     make: Make, learner: Learner
 ) -> None:
-    one = make(schedule=Schedule(rows=8, growth=100.0, drift_rows=4))
-    learner.learn(rows(0, 8))
-    one.start("the first")
-    outcome_of(one)
+    one = consolidated(make, learner)
     learner.learn(rows(8, 1))
     one.note_drift("error")
     learner.learn(rows(9, 3))

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mindstream.cli import app
-from mindstream.http_section import HttpSettings
+from mindstream.http_sections import HttpSettings
 from mindstream.settings import load_settings
 from schemas.errors import SettingsError
 from streams.admission import HttpLimits

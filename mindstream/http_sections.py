@@ -1,6 +1,6 @@
-"""The section of the settings for the HTTP API.
+"""The sections of the settings for what roles say over HTTP: their pages, and the API.
 
-Owns what may be set of it; must not know where values come from.
+Owns what may be set of both; must not know where values come from.
 """
 
 from __future__ import annotations
@@ -8,6 +8,12 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from mindstream.sections import Section
+
+
+class WebSettings(Section):
+    """The HTTP pages of all roles."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
 
 
 class HttpSettings(Section):
