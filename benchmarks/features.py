@@ -20,6 +20,7 @@ from torch import Tensor
 from learners.batch import IDS, MASK
 from learners.model import Encoder
 from learners.pooling import EncoderModule
+from learners.words import hashed_words, joined
 
 Floats = NDArray[np.float32]
 PIECE_ROWS = 512  # encoded between two calls of `progress`
@@ -83,6 +84,14 @@ class KeptFeatures:
         found = np.stack([self._kept[h] for h in hashes])
         self.seconds += time.process_time() - started
         return found
+
+    def read(self, texts: Sequence[str]) -> Floats:
+        """Give what a head reads of texts, float32 [rows, row_width]."""
+        return self.read_tokens(self._encoder.tokenize(texts))
+
+    def read_tokens(self, token_ids: Sequence[Sequence[int]]) -> Floats:
+        """Give what a head reads of token ids, float32 [rows, row_width]."""
+        return joined(self.encode_tokens(token_ids), hashed_words(token_ids))
 
     def warm(self, texts: Sequence[str], *, progress: Callable[[int, int], None]) -> None:
         """Compute what is missing of these texts, and keep it."""

@@ -129,7 +129,7 @@ class Newcomers:
 
 def said(learner: Learner, texts: Sequence[str]) -> list[str]:
     """Answer as the learner stands, without bringing it up to date first."""
-    scores = learner.loop.strategy.head.scores(learner.encoder.encode(texts))
+    scores = learner.loop.strategy.head.scores(learner.encoder.read(texts))
     if not scores.shape[1]:
         return [""] * len(texts)
     return [learner.labels[column] for column in scores.argmax(axis=1)]
@@ -250,6 +250,6 @@ class Trial:
         return None if known is None or unknown is None else area_under_curve(known, unknown)
 
     def _unknown_shares(self, rows: Sequence[Row]) -> NDArray[np.float32] | None:
-        features = self.learner.encoder.encode([row.text for row in rows])
+        features = self.learner.encoder.read([row.text for row in rows])
         head = self.learner.loop.strategy.head
         return head.unknown(features, head.scores(features))

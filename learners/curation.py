@@ -144,11 +144,11 @@ class Source:
     check: Callable[[], None] = field(default=lambda: None)
 
     def read(self, encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode texts in pieces: float32 [texts, width]."""
-        pieces = [np.zeros((0, encoder.width), dtype=np.float32)]
+        """Read texts in pieces: float32 [texts, row_width]."""
+        pieces = [np.zeros((0, encoder.row_width), dtype=np.float32)]
         for start in range(0, len(texts), PIECE_ROWS):
             self.check()
-            pieces.append(encoder.encode(texts[start : start + PIECE_ROWS]))
+            pieces.append(encoder.read(texts[start : start + PIECE_ROWS]))
         return np.concatenate(pieces)
 
 
@@ -268,9 +268,11 @@ class _Judge:
         self._names = list(dict.fromkeys(labels))
         places = {name: place for place, name in enumerate(self._names)}
         self._columns = [places[label] for label in labels]
-        self._ridge = LeftOutRidge(
-            source.read(source.champion.pretrained, texts), self._columns, labels=len(self._names)
-        )
+        self._ridge = LeftOutRidge(self._features(texts), self._columns, labels=len(self._names))
+
+    def _features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        encoder = self._source.champion.pretrained
+        return self._source.read(encoder, texts)[:, : encoder.width]
 
     def unsuspicious(self) -> list[int]:
         """List the rows whose label holds."""
@@ -279,7 +281,7 @@ class _Judge:
 
     def view(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float32]:
         """Score texts: float32 [texts, labels]; a label without rows is never the best."""
-        mine = self._ridge.scores(self._source.read(self._source.champion.pretrained, texts))
+        mine = self._ridge.scores(self._features(texts))
         scores = np.full((len(texts), len(labels)), -np.inf, dtype=np.float32)
         places = {label: place for place, label in enumerate(labels)}
         for column, name in enumerate(self._names):

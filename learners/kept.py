@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from learners.heads.base import Floats
 from learners.heads.projection import FIXED_BITS, fixed_point
 from learners.scripts import Argument, Script, check_client, run_scripts
+from learners.words import hashed_words, joined
 
 if TYPE_CHECKING:
     from learners.model import Encoder
@@ -240,6 +241,25 @@ class KeptLater:
                 self._kept.put(space_id, texts, features)
             finally:
                 self._queue.task_done()
+
+
+def rows_of(
+    encoder: Encoder,
+    texts: Sequence[str],
+    *,
+    kept: FeatureSource,
+    token_ids: Sequence[Sequence[int]] | None = None,
+    keep: bool = False,
+) -> Floats:
+    """Give what a head reads of texts: features as `features_of` gives them, words behind them.
+
+    Returns:
+        float32 [rows, row_width] in the order of the texts.
+    """
+    if token_ids is None:
+        token_ids = encoder.tokenize(texts)
+    features = features_of(encoder, texts, kept=kept, token_ids=token_ids, keep=keep)
+    return joined(features, hashed_words(token_ids))
 
 
 def features_of(

@@ -182,7 +182,7 @@ class Learner:
         if rest and self._given >= max(REST_ROWS, REST_GROWTH * self._rested):
             self.rest()
         self.loop.strategy.settle()
-        features = self.encoder.encode(checked)
+        features = self.encoder.read(checked)
         return decide_by(self.loop.strategy.head, features, kind=self.loop.kind, top=top)
 
     def rest(self) -> bool:

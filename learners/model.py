@@ -32,6 +32,7 @@ from learners.engines import (
 )
 from learners.pooling import POOLING, EncoderModule, pooled
 from learners.tuning import merged, split_virtual, unadapted
+from learners.words import SLOTS, hashed_words, joined
 from schemas.errors import EncoderError
 
 __all__ = [
@@ -73,7 +74,8 @@ class Encoder:
     Attributes:
         name: the name or folder it was loaded from.
         pooling: `mean-last-N`.
-        width: length of a feature row.
+        width: number of a text's features.
+        row_width: length of what a head reads of a text: features, and words behind them.
         max_tokens: texts are cut to this many tokens, special ones included.
         module: forward(int64 [rows, 2, tokens]) -> float32 [rows, width]; in eval mode.
 
@@ -104,6 +106,7 @@ class Encoder:
         self.max_tokens = max_tokens
         self.pooling = pooling
         self.width = module.layers * int(config.hidden_size)
+        self.row_width = self.width + SLOTS
         self.device = choose_device(device)
         self.module = module.to(self.device).eval()
         self._tokenizer = tokenizer
@@ -262,6 +265,21 @@ class Encoder:
             float32 [rows, width] in the order given.
         """
         return self._engines.features(token_ids)
+
+    def read(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Turn texts into what a head reads: features, and the words behind them.
+
+        Args:
+            texts: any number, of any length.
+
+        Returns:
+            float32 [rows, row_width] in the order of the texts; see `learners.words`.
+        """
+        return self.read_tokens(self.tokenize(texts))
+
+    def read_tokens(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Turn token ids, as `tokenize` gives them, into what a head reads; else as `read`."""
+        return joined(self.encode_tokens(token_ids), hashed_words(token_ids))
 
     def blobs(self) -> dict[str, bytes]:
         """Write the encoder as files: safetensors weights, a JSON config and the tokenizer.

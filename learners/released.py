@@ -134,14 +134,14 @@ class ReleasedModel:
         """Answer for features of this release's encoder: one decision a row.
 
         Args:
-            features: float32 [rows, width].
+            features: float32 [rows, row_width], as `Encoder.read` gives them, or [rows, width].
             top: how many labels to list.
         """
         return decide_by(self.head, features, kind=self.kind, top=top)
 
     def predict(self, texts: Sequence[str], *, top: int = TOP) -> list[Decision]:
         """Answer for texts, one decision a text."""
-        return self.decide(self.encoder.encode(texts), top=top)
+        return self.decide(self.encoder.read(texts), top=top)
 
     @classmethod
     def load(
@@ -177,7 +177,7 @@ def decide_by(head: ServedHead, features: Floats, *, kind: TaskKind, top: int) -
 
     Args:
         head: released, or still learning.
-        features: float32 [rows, width].
+        features: float32 [rows, row_width], as `Encoder.read` gives them, or [rows, width].
         kind: of the task.
         top: how many labels to list.
     """

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from learners.gate import GateRules, judge
 from learners.heads.class_drift import WINDOW_ROWS
-from learners.kept import FeatureSource, NothingKept, features_of
+from learners.kept import FeatureSource, NothingKept, rows_of
 from learners.loop import Learner
 from learners.model import Encoder
 from learners.registry import Registry
@@ -71,7 +71,7 @@ class Verdict:
 
 
 class FeatureCache:
-    """Features of held-out rows by encoder and id, newest kept.
+    """What heads read of held-out rows, by encoder and id, newest kept.
 
     Args:
         rows: how many are kept at most.
@@ -84,11 +84,11 @@ class FeatureCache:
         self._kept: OrderedDict[tuple[str, str], npt.NDArray[np.float32]] = OrderedDict()
 
     def features(self, encoder: Encoder, rows: Sequence[HeldOutRow]) -> npt.NDArray[np.float32]:
-        """Give features, float32 [rows, width], encoding only what is not kept."""
+        """Give float32 [rows, row_width], encoding only what is not kept."""
         space = encoder.space_id  # asked once: it looks at every weight's version
         missing = [row for row in rows if (space, row.id) not in self._kept]
         if missing:
-            encoded = features_of(encoder, [row.text for row in missing], kept=self._shared)
+            encoded = rows_of(encoder, [row.text for row in missing], kept=self._shared)
             for row, features in zip(missing, encoded, strict=True):
                 self._kept[space, row.id] = features
         found = np.stack([self._kept[space, row.id] for row in rows])
@@ -249,7 +249,7 @@ class Releaser:
         if not rows or not strategy.head.labels:
             return [None] * len(rows)
         if strategy.trains_encoder:  # its features change with every step: nothing to keep
-            features = strategy.encoder.encode([row.text for row in rows])
+            features = strategy.encoder.read([row.text for row in rows])
         else:
             features = self._features.features(strategy.encoder, rows)
         head = strategy.judged_head if isinstance(strategy, Refits) else strategy.head

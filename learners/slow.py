@@ -301,7 +301,7 @@ class SlowHalf:
         if not rows:
             return []
         head = strategy.judged_head
-        features = strategy.encoder.encode([row.text for row in rows])
+        features = strategy.encoder.read([row.text for row in rows])
         return decide_by(head, features, kind=self.learner.kind, top=1)
 
 

@@ -67,6 +67,7 @@ def make_learners(
                 head=settings.learn.head,
                 head_metric=settings.learn.head_metric,
                 name_weight=1.0 if settings.learn.label_names else 0.0,
+                words=settings.learn.words,
                 consolidate_every=settings.learn.consolidate_every,
                 strength=settings.learn.strength,
                 decay=settings.learn.decay,

@@ -306,6 +306,11 @@ class LearnSettings(Section):
     label_names: bool = Field(
         True, description="a label's own name counts as one example of it; off for codes"
     )
+    words: bool = Field(
+        True,
+        description="the two-speed head counts words too, beside features, and listens to them as "
+        "far as held-out labels say",
+    )
     release_every_s: float = Field(
         0.5, gt=0, description="shortest time between two candidates, seconds"
     )

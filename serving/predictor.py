@@ -217,7 +217,7 @@ class Predictor:
     def _encode(
         self, model: ReleasedModel, questions: Sequence[Question]
     ) -> list[NDArray[np.float32]]:
-        """Give the features of every question, float32 [width] each; the same text only once."""
+        """Read every question, float32 [row_width] each; the same text only once."""
         encoder = model.encoder
         if any(question.encoder is not encoder for question in questions):  # swapped in between
             ids = encoder.tokenize([question.text or "" for question in questions])
@@ -228,7 +228,7 @@ class Predictor:
         found = {row: self._features.get((space, row)) for row in tokens}
         missing = [row for row, features in found.items() if features is None]
         for rows in self._passes([len(row) for row in missing]):
-            encoded = encoder.encode_tokens([missing[row] for row in rows])
+            encoded = encoder.read_tokens([missing[row] for row in rows])
             for row, features in zip(rows, encoded, strict=True):
                 found[missing[row]] = features
                 self._features.put((space, missing[row]), features.copy())
@@ -257,7 +257,9 @@ class Predictor:
             if row in computed and question.asked.interaction.consent
         }
         if texts and self._computed is not None:
-            features = np.stack([_present(found[row]) for row in texts.values()])
+            features = np.stack([_present(found[row]) for row in texts.values()])[
+                :, : model.encoder.width
+            ]
             self._computed(model, list(texts), features)
 
     def _silent(self, asked: Asked) -> Prediction:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learners.heads.base import Arrays, Floats, Meta
-from learners.heads.choice import DEFAULT_OPTIONS, Chooser, HeadOptions, held_out_loss
+from learners.heads.choice import DEFAULT_OPTIONS, Chooser, HeadOptions
 from learners.heads.class_drift import unlike
+from learners.heads.held_out import held_out_loss
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
 from learners.heads.probes import ProbeRing
@@ -25,6 +26,7 @@ from learners.heads.solutions import Solutions
 from learners.heads.solved import SolvedAdditive
 from learners.heads.solves import CANDIDATES, Method, Solver
 from learners.heads.sums import AdditiveSums
+from learners.words import SLOTS
 from schemas.errors import CheckpointError
 
 LEAD = 768
@@ -34,7 +36,7 @@ class AdditiveHead:
     """Sums of random features and their solves.
 
     Args:
-        features: length of a feature row.
+        features: length of a text's features; its words may stand behind them in a row.
         solver: `class-balanced` for one label a row, `least-squares` for several.
         width: number of random features.
         seed: of the projection.
@@ -64,7 +66,10 @@ class AdditiveHead:
         lead = min(LEAD, max(1, width // 2)) + 1
         self.sums = AdditiveSums(projection, lead=lead, space_id=space_id)
         self.names = LabelNames(features, weight=options.name_weight)
-        self._ring = ProbeRing(rows=ring_rows, features=features, dimensions=projection.dimensions)
+        self._hears_words = options.words
+        self._ring = ProbeRing(
+            rows=ring_rows, features=features + SLOTS, dimensions=projection.dimensions
+        )
         chooser = Chooser(
             options.methods or CANDIDATES[solver],
             metric=options.metric,
@@ -126,7 +131,8 @@ class AdditiveHead:
         """Add rows to the sums, or take them back.
 
         Args:
-            features: float32 [rows, features], every magnitude at most 1.
+            features: float32 [rows, features], every magnitude at most 1, or with words behind
+                them.
             label_rows: rows of the head of each row's labels; exactly one for `class-balanced`.
             sign: 1 to add, -1 to take back what was added before.
             codes: of these features, where they are known.
@@ -141,6 +147,7 @@ class AdditiveHead:
         if not np.isfinite(features).all():
             raise ValueError("features hold NaN or infinity: one such row would spoil the sums")
         codes = self.codes(features) if codes is None else codes
+        features = self._heard(features)
         self.sums.add(features, codes, label_rows, sign=sign)
         self._solutions.unsolved = True
 
@@ -157,6 +164,7 @@ class AdditiveHead:
         Rows with a key, over 0, that was shown before take the place of what they were.
         """
         codes = self.codes(features) if codes is None else codes
+        features = self._heard(features)
         if self._ring.has(keys):
             self._solutions.leave_out()  # it learned these rows as they were
         self._ring.add(features, codes, label_rows, keys=keys)
@@ -169,15 +177,19 @@ class AdditiveHead:
 
     def name(self, row: int, features: Floats, *, declared: bool = False) -> None:
         """Give a label's name, float32 [features]; declared, it may be said before any row."""
-        self.names.set(row, features, declared=declared)
+        self.names.set(row, features[: self.sums.features], declared=declared)
         self._solutions.unsolved = True
 
     def renew(self, row: int, features: Floats) -> None:
         """Let a label mean only its newest rows, float32 [rows, features], all in the sums."""
-        self.sums.renew(row, features, self.codes(features))
+        self.sums.renew(row, self._heard(features), self.codes(features))
         self.names.drop(row)  # it named what the label used to mean
         self._ring.forget(row)
         self._solutions.renew(row)
+
+    def _heard(self, features: Floats) -> Floats:
+        """Leave out the words of rows, where they have no say."""
+        return features if self._hears_words else features[:, : self.sums.features]
 
     def listen(self, classifier: SolvedLinear) -> None:
         """Let a classifier of the same features have a say, as far as held-out rows trust it.

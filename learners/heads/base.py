@@ -24,7 +24,11 @@ NEVER = -1e4  # score of a label that must not be said: finite, so that probabil
 
 
 class ServedHead(Protocol):
-    """Features to scores. Immutable while it serves."""
+    """Rows to scores. Immutable while it serves.
+
+    A row is an encoder's features, float32 [width], and behind them the words of the text
+    (`learners.words`), which a head may leave aside, and which may be missing.
+    """
 
     @property
     def labels(self) -> Sequence[str]:
@@ -42,7 +46,7 @@ class ServedHead(Protocol):
         ...
 
     def scores(self, features: Floats) -> Floats:
-        """Score float32 [rows, width]: float32 [rows, labels]."""
+        """Score float32 [rows, width and words]: float32 [rows, labels]."""
         ...
 
     def correct(self, probabilities: Floats) -> Floats:

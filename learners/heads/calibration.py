@@ -30,6 +30,7 @@ class Calibration:
         offset: of the largest probability's logit; 0 changes nothing.
         lift: what is added to cosines to means before they lift scores.
         trust: what a score loses for every logit that trained columns like its label less.
+        words: what a score gains for every nat that words like its label more.
         score_mean: of known inputs' best scores; with their spread, and the cosines' likewise.
         known_quantiles: float32 [QUANTILES], of how known held-out rows look; empty before there
             are any.
@@ -41,6 +42,7 @@ class Calibration:
     offset: float = 0.0
     lift: float = 0.0
     trust: float = 0.0
+    words: float = 0.0
     score_mean: float = 0.0
     score_spread: float = 1.0
     cosine_mean: float = 0.0
@@ -111,6 +113,7 @@ _NUMBERS = (
     "offset",
     "lift",
     "trust",
+    "words",
     "score_mean",
     "score_spread",
     "cosine_mean",

@@ -20,6 +20,7 @@ from torch import Tensor
 from learners.heads.base import NEVER, Floats, Meta
 from learners.heads.blocks import Block
 from learners.heads.calibration import QUANTILES, Calibration
+from learners.heads.held_out import usable
 from learners.heads.probes import (
     MIN_PROBES,
     ProbeRing,
@@ -29,6 +30,8 @@ from learners.heads.probes import (
     fit_sigmoid,
     fit_softmax,
     fit_trust,
+    fit_words,
+    fit_words_of_several,
 )
 from learners.heads.projection import CODE_STEP
 from learners.heads.scoring import indicators, macro_f1, sigmoid, softmax, unit_of
@@ -56,11 +59,13 @@ class HeadOptions:
         methods: solves to choose among; none for those that fit the solver.
         metric: what the choice is made for.
         name_weight: rows that a label's own name counts as; 0 turns names off.
+        words: whether words have a say beside features, as far as held-out rows trust them.
     """
 
     methods: tuple[Method, ...] = ()
     metric: Metric = "log-loss"
     name_weight: float = 1.0
+    words: bool = True
 
 
 DEFAULT_OPTIONS = HeadOptions()
@@ -271,39 +276,48 @@ class Chooser:
         features = ring.features[places]
         truths = [ring.label_rows[place] for place in places]
         if self.several:
-            scores = solved.scores_of(features, ring.codes[places])
-            return self._calibrate_several(solved, scores, truths, features)
+            return self._calibrate_several(solved, features, ring.codes[places], truths)
         plain, cosines = solved.unlifted(ring.codes[places]), solved.cosines(features)
         truth = np.array([labels[0] for labels in truths])
         lift = fit_lift(plain, cosines, truth, counts=counts.numpy())
-        solved = replace(solved, calibration=replace(solved.calibration, lift=lift, trust=0.0))
+        plainly = replace(solved.calibration, lift=lift, trust=0.0, words=0.0)
+        solved = replace(solved, calibration=plainly)
         scores = solved.scores_of(features, ring.codes[places])
         losses = solved.trained.losses(features, labels=scores.shape[1])
         trust = fit_trust(scores, losses, truth)
-        solved = replace(solved, calibration=replace(solved.calibration, trust=trust))
         scores += np.float32(trust) * losses
         grown = 1.0 - solved.mean_weights  # a lifted label has only this much of its bias
         scores -= grown * self.bias(counts, scale=solved.scale).numpy()
         prior = log_prior(counts).numpy() * grown
+        said = solved.word_scores(features)
+        words = fit_words(scores, said, truth, prior)
+        scores += np.float32(words) * said
+        plain += np.float32(words) * said
+        lift_with = fit_lift(plain, cosines, truth, counts=counts.numpy())  # as rivals are now
+        scores += solved.mean_weights * np.float32(lift_with - lift)
         scale, self.prior = fit_prior(scores, truth, prior)
         scores = scores + (self.prior / scale * prior).astype(np.float32)
         slope, offset = fit_largest(softmax(scale * scores), truth)
-        calibration = replace(solved.calibration, scale=scale, slope=slope, offset=offset)
+        weighed = replace(solved.calibration, lift=lift_with, trust=trust, words=words)
+        calibration = replace(weighed, scale=scale, slope=slope, offset=offset)
         return _with_known(calibration, scores, cosines)
 
     def _calibrate_several(
         self,
         solved: SolvedAdditive,
-        scores: Floats,
-        truths: Sequence[tuple[int, ...]],
         features: Floats,
+        codes: Tensor,
+        truths: Sequence[tuple[int, ...]],
     ) -> Calibration:
-        said = indicators(truths, scores.shape[1])
-        raw = scores + np.float32(self.offset)
+        solved = replace(solved, calibration=replace(solved.calibration, words=0.0))
+        raw = solved.scores_of(features, codes) + np.float32(self.offset)
+        said, heard = indicators(truths, raw.shape[1]), solved.word_scores(features)
+        words = fit_words_of_several(raw, heard, said)
+        raw += np.float32(words) * heard
         scale, self.offset = fit_sigmoid(raw, said)
         scores = raw - np.float32(self.offset)
         threshold, _ = best_threshold(sigmoid(scale * scores), said)
-        calibration = Calibration(scale=scale, threshold=threshold)
+        calibration = Calibration(scale=scale, threshold=threshold, words=words)
         return _with_known(calibration, scores, solved.cosines(features))
 
     def meta(self) -> Meta:
@@ -328,53 +342,6 @@ _STATE = (
     "_calibrate_at",
     "_calibrated_full",
 )
-
-
-def usable(ring: ProbeRing, counts: Tensor) -> list[int]:
-    """List places of held-out rows that the sums could answer, oldest first."""
-    alive = (counts > 0).tolist()
-    kept = len(ring)
-    first = ring.seen % kept if kept and ring.seen > kept else 0
-    order = [(first + n) % kept for n in range(kept)]
-    return [
-        place
-        for place in order
-        if all(row < len(alive) and alive[row] for row in ring.label_rows[place])
-    ]
-
-
-def held_out_loss(
-    solved: SolvedAdditive,
-    ring: ProbeRing,
-    *,
-    counts: Tensor,
-    several: bool,
-    most: int | None = None,
-) -> float | None:
-    """Give the mean negative log-likelihood of held-out rows' labels, in nats.
-
-    Args:
-        solved: gives the probabilities.
-        ring: of held-out rows.
-        counts: rows by label, of the labels that are looked at: the first ones.
-        several: rows have any number of labels: the likelihoods of all labels are multiplied.
-        most: only so many rows, the newest; None for all.
-
-    Returns:
-        None where there are too few rows.
-    """
-    places = usable(ring, counts)
-    places = places if most is None else places[-most:]
-    if len(places) < MIN_PROBES:
-        return None
-    truths = [ring.label_rows[place] for place in places]
-    logits = solved.scale * solved.scores_of(ring.features[places], ring.codes[places])
-    if several:
-        said = indicators(truths, logits.shape[1])
-        likely = sigmoid(np.where(said, logits, -logits))
-        return float(-np.log(np.maximum(likely, 1e-7)).sum(axis=1).mean())
-    own = solved.correct(softmax(logits))[np.arange(len(truths)), [rows[0] for rows in truths]]
-    return float(-np.log(np.maximum(own, 1e-7)).mean())
 
 
 def log_prior(counts: Tensor) -> Tensor:

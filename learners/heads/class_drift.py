@@ -170,7 +170,9 @@ class ClassDrift:
         for label, rows, misses, evidence, since, kept in meta["labels"]:
             watch = _Watch(int(rows), float(misses), float(evidence), int(since))
             for place in range(start, start + int(kept)):
-                row = np.array(arrays["drift_windows"][place], dtype=np.float32)
+                row = np.zeros(self._features, dtype=np.float32)
+                found = arrays["drift_windows"][place]
+                row[: len(found)] = found  # shorter where it is from before rows had words
                 watch.window.append((int(arrays["drift_keys"][place]), row))
             start += int(kept)
             self._labels[int(label)] = watch
@@ -185,6 +187,6 @@ def unlike(means: Tensor, centre: Tensor, features: Floats, *, row: int) -> bool
         features: float32 [rows, width], of the label's newest rows.
         row: of the label.
     """
-    newest = torch.from_numpy(features).double().mean(dim=0) - centre
+    newest = torch.from_numpy(features[:, : len(centre)]).double().mean(dim=0) - centre
     cosines = means @ torch.nn.functional.normalize(newest, dim=0)
     return bool(cosines[row] < max(float(cosines.max()) - CONTRADICTION, UNLIKE))

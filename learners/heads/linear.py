@@ -103,7 +103,8 @@ class LinearHead(nn.Module):
     def scores(self, features: Floats) -> Floats:
         """Give logits without gradients: float32 [rows, width] to float32 [rows, labels]."""
         with torch.no_grad():
-            x = torch.from_numpy(np.ascontiguousarray(features)).to(self.weight.device)
+            mine = np.ascontiguousarray(features[:, : self.weight.shape[1]])
+            x = torch.from_numpy(mine).to(self.weight.device)
             scores: Floats = self.forward(x).float().cpu().numpy()
         return scores
 
@@ -159,7 +160,7 @@ class SolvedLinear:
 
     def scores(self, features: Floats) -> Floats:
         """Score float32 [rows, width]: float32 [rows, labels]."""
-        x = torch.from_numpy(np.ascontiguousarray(features))
+        x = torch.from_numpy(np.ascontiguousarray(features[:, : self.weights.shape[1]]))
         scores: Floats = torch.addmm(
             torch.from_numpy(self.bias), x, torch.from_numpy(self.weights).T
         ).numpy()

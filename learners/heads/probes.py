@@ -16,6 +16,9 @@ from torch import Tensor
 from learners.heads.base import Arrays, Floats
 
 TRUSTED = (0.25, 0.5, 0.75, 0.9)  # share of the logits that trained columns may have
+WORDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # share of the logits that words may have
+USUAL_WORDS = 0.3  # near which it is best, whatever the task
+WORDS_PULL = 32.0  # nats a squared share, to that: a normal law of deviation an eighth
 PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of the log prior that is added to the logits
 PRIOR_PULL = 8.0  # nats a squared share, to a half: a normal law of deviation a quarter
 GONE = (2**31 - 1,)  # in place of the labels of a row that is passed over: no head has so many
@@ -29,7 +32,7 @@ class ProbeRing:
 
     Args:
         rows: bound.
-        features: length of a feature row.
+        features: length of a row, its words included.
         dimensions: length of its codes.
     """
 
@@ -60,7 +63,8 @@ class ProbeRing:
             if keys:
                 self.erase(keys[row : row + 1])
             place = self.seen % capacity
-            self.features[place] = features[row]
+            self.features[place, : features.shape[1]] = features[row]
+            self.features[place, features.shape[1] :] = 0.0
             self.codes[place] = codes[row]
             self.keys[place] = keys[row] if keys else 0
             if place < len(self.label_rows):
@@ -103,7 +107,8 @@ class ProbeRing:
         self.features[:], self.keys[:] = 0.0, 0
         self.codes = torch.zeros(len(self.features), dimensions, dtype=torch.int8)
         lengths = arrays["probe_lengths"].tolist()
-        self.features[: len(lengths)] = arrays["probe_features"]
+        features = arrays["probe_features"]  # shorter where they are from before rows had words
+        self.features[: len(lengths), : features.shape[1]] = features
         self.codes[: len(lengths)] = torch.from_numpy(np.array(arrays["probe_codes"]))
         self.keys[: len(lengths)] = arrays["probe_keys"]
         ends = np.cumsum([0, *lengths])
@@ -181,15 +186,47 @@ def fit_trust(scores: Floats, losses: Floats, truth: NDArray[np.intp]) -> float:
     Returns:
         0 or more; 0 where there are no trained columns, or they help nothing.
     """
-    if not losses.any():
+    return _fit_share(scores, losses, truth, shares=TRUSTED, bias=np.zeros(scores.shape[1]))
+
+
+def fit_words(
+    scores: Floats, words: Floats, truth: NDArray[np.intp], prior: NDArray[np.float64]
+) -> float:
+    """Find what scores gain for every nat of words' scores; few rows hardly move their share.
+
+    Args:
+        scores: float32 [rows, labels], of the sums.
+        words: float32 [rows, labels], as `WordColumns.scores` gives them.
+        truth: column of each row's label.
+        prior: float64 [labels], log of each label's share of rows: half of it is in the logits.
+
+    Returns:
+        0 or more; 0 where there are no words, or they help nothing.
+    """
+    return _fit_share(scores, words, truth, shares=WORDS, bias=0.5 * prior, usual=USUAL_WORDS)
+
+
+def _fit_share(
+    scores: Floats,
+    others: Floats,
+    truth: NDArray[np.intp],
+    *,
+    shares: Sequence[float],
+    bias: NDArray[np.float64],
+    usual: float | None = None,
+) -> float:
+    """Find the share of others in the logits, and with it what is added of them to a score."""
+    if not others.any():
         return 0.0
-    flat = np.zeros(scores.shape[1])
-    scale, best = fit_softmax(scores, truth, bias=flat)
-    loss_scale, _ = fit_softmax(losses, truth, bias=flat)
-    found = 0.0
-    for share in TRUSTED:
-        trust = share * loss_scale / ((1.0 - share) * scale)
-        _, loss = fit_softmax(scores + np.float32(trust) * losses, truth, bias=flat)
+    scale, best = fit_softmax(scores, truth, bias=bias)
+    other_scale, _ = fit_softmax(others, truth, bias=bias)
+    pull = 0.0 if usual is None else WORDS_PULL / len(truth)
+    found, usual = 0.0, usual or 0.0
+    best += pull * usual**2
+    for share in shares:
+        trust = share * other_scale / ((1.0 - share) * scale)
+        _, loss = fit_softmax(scores + np.float32(trust) * others, truth, bias=bias)
+        loss += pull * (share - usual) ** 2
         if loss < best:
             best, found = loss, trust
     return found
@@ -248,6 +285,27 @@ def fit_sigmoid(scores: Floats, truth: NDArray[np.bool_]) -> tuple[float, float]
         theta -= np.clip(step, -4.0, 4.0)
     scale = float(np.clip(theta[0], 1.0, 100.0))
     return scale, float(np.clip(-theta[1] / scale, 0.0, 1.0))
+
+
+def fit_words_of_several(scores: Floats, words: Floats, truth: NDArray[np.bool_]) -> float:
+    """Find what scores of several labels gain for every nat of words' scores.
+
+    Args:
+        scores: float32 [rows, labels], of the sums.
+        words: float32 [rows, labels], as `WordColumns.scores` gives them.
+        truth: [rows, labels].
+    """
+    if not words.any():
+        return 0.0
+    spread = float(scores.std()) / max(float(words.std()), 1e-9)
+
+    def loss(weight: float) -> float:
+        mixed = scores + np.float32(weight) * words
+        scale, offset = fit_sigmoid(mixed, truth)
+        logits = scale * (mixed - offset)
+        return float(np.logaddexp(0.0, np.where(truth, -logits, logits)).mean())
+
+    return min((share * spread / (1.0 - share) for share in (0.0, *WORDS)), key=loss)
 
 
 def best_threshold(probabilities: Floats, truth: NDArray[np.bool_]) -> tuple[float, float]:

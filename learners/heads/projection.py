@@ -61,12 +61,13 @@ class Projection:
         """Map features to the codes of phi.
 
         Args:
-            features: float32 [rows, features], every magnitude at most 1.
+            features: float32 [rows, features], every magnitude at most 1; what stands behind them
+                in a row is not looked at.
 
         Returns:
             int8 [rows, width + 1], 0 to 127; the constant comes first.
         """
-        fixed = fixed_point(features)  # int16 [rows, features]
+        fixed = fixed_point(features[:, : len(self.matrix)])  # int16 [rows, features]
         rows = len(fixed)
         halves = torch.cat([fixed >> _SPLIT_BITS, fixed & ((1 << _SPLIT_BITS) - 1)])
         # One product of both: P, larger than a processor's caches, is read once.

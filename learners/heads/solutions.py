@@ -8,7 +8,8 @@ are three times as many (with several labels a row, half as many again) and when
 another strength is looked for when held-out rows like it less than what was there. The leading
 features have a Gram matrix of their own, whose solve costs little: it comes whenever a label has
 grown by half, and answers for the labels that changed since the full one. Means lift labels with
-few rows, and a label's own name counts as one row of it.
+few rows, and a label's own name counts as one row of it. Words, where rows have them, are solved
+with the leading features.
 
 In idle time the strength is chosen on all features, and then what serves learns the held-out rows
 too, as one refits on everything after a model was selected (Hastie, Tibshirani & Friedman, The
@@ -28,8 +29,9 @@ from torch import Tensor
 from learners.heads.base import NEVER, Arrays, Meta
 from learners.heads.blocks import Block, Blocks
 from learners.heads.calibration import Calibration
-from learners.heads.choice import CHOOSE_PROBES, Chooser, held_out_loss, usable
+from learners.heads.choice import CHOOSE_PROBES, Chooser
 from learners.heads.freed import give_back
+from learners.heads.held_out import held_out_loss, usable
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
 from learners.heads.probes import MIN_PROBES, ProbeRing
@@ -38,6 +40,7 @@ from learners.heads.solved import Columns, SolvedAdditive
 from learners.heads.solves import METHODS
 from learners.heads.sums import AdditiveSums, Moments
 from learners.heads.trained import TrainedColumns
+from learners.heads.words import WordColumns
 from learners.heads.young import LEAD_GROWTH, any_grown, fresh_labels, mean_weights
 
 # Growth of all rows until all features are solved again, of one label a row, and of several; and of
@@ -75,7 +78,7 @@ class Solutions:
         self._ring = ring
         self._full_growth = FULL_GROWTH[chooser.several]
         self._blocks, self._calibration = Blocks.empty(), Calibration()
-        self._trained = TrainedColumns.empty()
+        self._trained, self._words = TrainedColumns.empty(), WordColumns.empty()
         self.solved = self.judged = self._assemble()
         self.unsolved = False
 
@@ -111,6 +114,7 @@ class Solutions:
                 labels=len(self.sums.labels),
                 counts=self.sums.counts,
             )
+        self._words = self.sums.words.columns(len(self.sums.labels))
         lead = self._block(moments.single(), alive, strength=self.chooser.strength)
         self._blocks = self._blocks.with_lead(lead)
         all_too = then_all or (self._blocks.full.rows > 0 and self.chooser.method != before)
@@ -276,6 +280,7 @@ class Solutions:
             mean_weights=mean_weights(counts, heard).numpy(),
             centre=centre.float().numpy(),
             trained=self._trained,
+            words=self._words,
         )
 
     def blobs(self) -> dict[str, bytes]:
@@ -312,5 +317,6 @@ class Solutions:
             projection=sums.projection,
         )
         self._calibration, self._trained = self.judged.calibration, self.judged.trained
+        self._words = self.judged.words
         self.solved = self._blocks.serving(self.judged)
         self.unsolved = bool(meta["unsolved"])

@@ -20,6 +20,8 @@ from learners.heads.base import Arrays, Floats, Meta, pack, unpack
 from learners.heads.calibration import Calibration
 from learners.heads.projection import CODE_STEP, Projection
 from learners.heads.trained import TrainedColumns
+from learners.heads.words import WordColumns
+from learners.words import word_slots
 
 _ARRAYS = ("constants", "lead_constants", "fresh", "means", "mean_weights", "centre")
 
@@ -67,7 +69,8 @@ class SolvedAdditive:
     """Linear scores of phi, lifted by nearest means for labels with few rows.
 
     score_c = (1 - v_c) w_c' phi(x) + v_c cos(x - centre, mean_c - centre); v_c = 0 for ripe labels.
-    After a consolidation it loses `calibration.trust` times what `trained` takes away.
+    After a consolidation it loses `calibration.trust` times what `trained` takes away. It gains
+    `calibration.words` times what the words of a row say, where words stand behind its features.
 
     Weights of one solve know of each other, so two solves are never mixed in one row: a row that
     the leading features take for a label that changed since the full solve is scored by them alone.
@@ -86,6 +89,7 @@ class SolvedAdditive:
         mean_weights: float32 [labels], v_c of each, 0 to 1.
         centre: float32 [features], the mean of the labels' means.
         trained: by the last consolidation, on this encoder's features.
+        words: scores of words by label.
     """
 
     labels: tuple[str, ...]
@@ -100,6 +104,7 @@ class SolvedAdditive:
     mean_weights: Floats
     centre: Floats
     trained: TrainedColumns = field(default_factory=TrainedColumns.empty)
+    words: WordColumns = field(default_factory=WordColumns.empty)
 
     @property
     def scale(self) -> float:
@@ -116,7 +121,7 @@ class SolvedAdditive:
         return torch.from_numpy(self.means.astype(np.float32)).T
 
     def scores(self, features: Floats) -> Floats:
-        """Score float32 [rows, features]: float32 [rows, labels]."""
+        """Score float32 [rows, features], or with words behind them: float32 [rows, labels]."""
         return self.scores_of(features, self.projection.codes(features))
 
     def scores_of(self, features: Floats, codes: Tensor) -> Floats:
@@ -125,7 +130,14 @@ class SolvedAdditive:
         if self.calibration.trust:
             trust = np.float32(self.calibration.trust)
             scores += trust * self.trained.losses(features, labels=len(self.labels))
+        if self.calibration.words:
+            scores += np.float32(self.calibration.words) * self.word_scores(features)
         return scores
+
+    def word_scores(self, features: Floats) -> Floats:
+        """Score the words behind features: float32 [rows, labels], 0 where there are none."""
+        words = word_slots(features, width=len(self.centre))
+        return self.words.scores(words, labels=len(self.labels))
 
     def _summed_scores(self, features: Floats, codes: Tensor) -> Floats:
         lift = self.cosines(features) if self.mean_weights.any() else None
@@ -162,7 +174,7 @@ class SolvedAdditive:
 
     def cosines(self, features: Floats) -> Floats:
         """Compare float32 [rows, features] with every label's mean: float32 [rows, labels]."""
-        centred = features - self.centre
+        centred = features[:, : len(self.centre)] - self.centre
         centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
         return np.asarray((torch.from_numpy(centred) @ self._means).numpy(), dtype=np.float32)
 
@@ -181,7 +193,7 @@ class SolvedAdditive:
     def arrays(self) -> Arrays:
         """Everything but the columns, projection, labels and numbers."""
         mine = {name: getattr(self, name) for name in _ARRAYS}
-        mine |= self.trained.arrays()
+        mine |= self.trained.arrays() | self.words.arrays()
         return {**mine, "known_quantiles": self.calibration.known_quantiles}
 
     def meta(self) -> Meta:
@@ -235,6 +247,7 @@ class SolvedAdditive:
             full=full,
             lead=lead,
             trained=TrainedColumns.restore(arrays),
+            words=WordColumns.restore(arrays),
             **fields,
         )
 

@@ -24,6 +24,8 @@ from learners.heads.projection import (
     fixed_point,
     int8_product,
 )
+from learners.heads.words import WordSums
+from learners.words import word_slots
 
 FORMER_MEANINGS = 256  # that are kept apart in the scatter; each is as long as phi
 PANEL = 512  # columns of a Gram matrix that are computed at once: only from the diagonal on
@@ -100,6 +102,7 @@ class AdditiveSums:
     Attributes:
         labels: in order of appearance, never re-indexed.
         rows: in the sums, taken-back ones subtracted.
+        words: counted beside them, where rows have words.
     """
 
     def __init__(self, projection: Projection, *, lead: int, space_id: str) -> None:
@@ -107,6 +110,7 @@ class AdditiveSums:
         self.space_id = space_id
         self.labels: list[str] = []
         self.rows = 0
+        self.words = WordSums()
         d = projection.dimensions
         self.lead = min(lead, d)
         self._index: dict[str, int] = {}
@@ -135,7 +139,13 @@ class AdditiveSums:
     def nbytes(self) -> int:
         """Main memory that the sums take, rows that wait among them."""
         sums = (self._gram, self._lead_gram, self._sums, self._raw, self._former)
-        return sum(one.nbytes for one in (*sums, *self._pending, *self._lead_pending))
+        waiting = (*self._pending, *self._lead_pending)
+        return self.words.nbytes + sum(one.nbytes for one in (*sums, *waiting))
+
+    @property
+    def features(self) -> int:
+        """Length of a row's features, behind which its words may stand."""
+        return self._raw.shape[1]
 
     def row_of(self, label: str) -> int:
         """Give the row of a label, a new one when it was never seen."""
@@ -161,11 +171,13 @@ class AdditiveSums:
         """Add rows, or take back rows that were added.
 
         Args:
-            features: float32 [rows, features].
+            features: float32 [rows, features], or with words behind them.
             codes: int8 [rows, width + 1], the projection's of these features.
             label_rows: rows of `labels` that each row has.
             sign: 1 or -1.
         """
+        self.words.add(word_slots(features, width=self.features), label_rows, sign=sign)
+        features = features[:, : self.features]
         pairs = [(row, label) for row, labels in enumerate(label_rows) for label in labels]
         rows = torch.tensor([row for row, _ in pairs], dtype=torch.int64)
         labels = torch.tensor([label for _, label in pairs], dtype=torch.int64)
@@ -214,6 +226,7 @@ class AdditiveSums:
         self._sums.index_add_(0, rows, other._sums[:known], alpha=sign)
         self._raw.index_add_(0, rows, other._raw[:known], alpha=sign)
         self._counts.index_add_(0, rows, other._counts[:known], alpha=sign)
+        self.words.merge(other.words, rows.numpy(), sign=sign)
         self.rows += sign * other.rows
         if len(other._former_counts):
             self._remember_former(other._former, sign * other._former_counts, sign=sign)
@@ -223,7 +236,8 @@ class AdditiveSums:
 
         Args:
             row: of the label.
-            features: float32 [rows, features], its newest rows, all of them in the sums.
+            features: float32 [rows, features], or with words behind them, of its newest rows, all
+                of them in the sums.
             codes: int8 [rows, width + 1], theirs.
         """
         fresh = codes.double().sum(dim=0)
@@ -233,7 +247,8 @@ class AdditiveSums:
             sign=1,
         )
         self._sums[row] = fresh
-        self._raw[row] = fixed_point(features).double().sum(dim=0)
+        self.words.renew(row, word_slots(features, width=self.features))
+        self._raw[row] = fixed_point(features[:, : self.features]).double().sum(dim=0)
         self._counts[row] = len(codes)
 
     def _remember_former(self, sums: Tensor, counts: Tensor, *, sign: int) -> None:
@@ -286,6 +301,7 @@ class AdditiveSums:
             "former_sums": _whole(self._former),
             "former_counts": _whole(self._former_counts),
             "projection": self.projection.matrix,
+            **self.words.state(),
         }
         return arrays, {
             "labels": list(self.labels),
@@ -314,6 +330,7 @@ class AdditiveSums:
         sums._former = _doubles(arrays["former_sums"])
         sums._former_counts = _doubles(arrays["former_counts"])
         sums.rows = int(meta["rows"])
+        sums.words = WordSums.restore(arrays)
         return sums
 
 

@@ -83,7 +83,8 @@ class TrainedColumns:
         losses = np.zeros((len(features), labels), dtype=np.float32)
         places = np.flatnonzero(self.known[:labels])
         if len(places):
-            product = torch.from_numpy(np.ascontiguousarray(features)) @ self._columns
+            mine = np.ascontiguousarray(features[:, : self.weights.shape[1]])
+            product = torch.from_numpy(mine) @ self._columns
             logits = product.numpy()[:, : len(places)] + self.constants[places]
             losses[:, places] = logits - logits.max(axis=1, keepdims=True)
         return losses

@@ -20,7 +20,7 @@ from learners.batch import IDS, MASK
 from learners.heads.additive import AdditiveHead
 from learners.heads.class_drift import ClassDrift
 from learners.heads.names import words_of
-from learners.kept import FeatureSource, features_of
+from learners.kept import FeatureSource, rows_of
 from learners.model import Encoder
 from learners.strategies.base import ReplayedRow, StrategyConfig
 from learners.strategies.summed import SummedRows, key_of
@@ -32,10 +32,10 @@ Row = TypeVar("Row")
 
 
 class FrozenFeatures(nn.Module):
-    """The encoder as a module without anything to train.
+    """The encoder, and the words, as a module without anything to train.
 
     Args:
-        encoder: answers int64 [rows, 2, tokens] with float32 [rows, width].
+        encoder: answers int64 [rows, 2, tokens] with float32 [rows, row_width].
         kept: where features of a text may be; those that are not there are kept from then on.
 
     Attributes:
@@ -49,14 +49,14 @@ class FrozenFeatures(nn.Module):
         self.texts: Sequence[str] = ()
 
     def forward(self, packed: Tensor) -> Tensor:
-        """Give the features of a packed batch, float32 [rows, width]."""
+        """Give what a head reads of a packed batch, float32 [rows, row_width]."""
         (encoder,) = self._encoder
         lengths = packed[:, MASK].sum(dim=1).tolist()
         token_ids = [row[:n] for row, n in zip(packed[:, IDS].tolist(), lengths, strict=True)]
         if len(self.texts) != len(token_ids):
-            return torch.from_numpy(encoder.encode_tokens(token_ids))
+            return torch.from_numpy(encoder.read_tokens(token_ids))
         return torch.from_numpy(
-            features_of(encoder, self.texts, kept=self._kept, token_ids=token_ids, keep=True)
+            rows_of(encoder, self.texts, kept=self._kept, token_ids=token_ids, keep=True)
         )
 
 
@@ -74,7 +74,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         self.kind = config.kind
         self.encoder = config.encoder
         self.kept = config.features
-        self.drift = ClassDrift(config.encoder.width)
+        self.drift = ClassDrift(config.encoder.row_width)
         self.summed = SummedRows()
         self.renewed: dict[str, int] = {}  # how often, by label
         self.watches_drift = config.kind.head_solver == "class-balanced"
@@ -133,12 +133,12 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
     def _read(
         self, rows: Sequence[tuple[str, Label]]
     ) -> tuple[npt.NDArray[np.float32], list[tuple[int, ...]]]:
-        """Give features, float32 [rows, width], and head rows; labels that are new get theirs."""
+        """Give float32 [rows, row_width], and head rows; labels that are new get theirs."""
         known = len(self.head.labels)
         labels = [self._rows(label) for _, label in rows]
         self._name(self.head.labels[known:], first_row=known)
         texts = [text for text, _ in rows]
-        return features_of(self.encoder, texts, kept=self.kept), labels
+        return rows_of(self.encoder, texts, kept=self.kept), labels
 
     def declare(self, labels: Sequence[str]) -> None:
         """Let labels be said by their names alone, before they have any row."""
@@ -181,7 +181,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         """Let labels whose meaning changed start again from their newest rows.
 
         Args:
-            features: float32 [rows, width], of the micro-batch.
+            features: float32 [rows, row_width], of the micro-batch.
             rows: of the head, one a row.
             train: places of rows that were learned for the first time, and their keys.
         """
@@ -215,7 +215,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
 
         Args:
             label: the row.
-            features: float32 [rows, width], of its newest rows.
+            features: float32 [rows, row_width], of its newest rows.
             keys: theirs.
         """
         text = self.head.labels[label]

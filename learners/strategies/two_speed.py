@@ -61,6 +61,7 @@ class TwoSpeed:
                 methods=() if config.head == "auto" else (config.head,),
                 metric=config.head_metric,
                 name_weight=config.name_weight,
+                words=config.words,
             ),
         )
         self._plugin = HeadUpdate(self._head, config)

@@ -141,7 +141,7 @@ class Exam:
     def _features(
         self, model: ReleasedModel, asked: list[int], who: str
     ) -> npt.NDArray[np.float32]:
-        """Give features, float32 [asked, width]; those of all rows are kept."""
+        """Give float32 [asked, row_width]; those of all rows are kept."""
         space = model.encoder.space_id
         if space in self._known:
             return self._known[space][asked]
@@ -149,8 +149,8 @@ class Exam:
         for start in range(0, len(asked), CHUNK_ROWS):
             self._say(f"exam: the {who} answers {start:,} of {len(asked):,}")
             texts = [self.rows[number].text for number in asked[start : start + CHUNK_ROWS]]
-            parts.append(model.encoder.encode(texts))
-        empty = np.zeros((0, model.encoder.width), dtype=np.float32)
+            parts.append(model.encoder.read(texts))
+        empty = np.zeros((0, model.encoder.row_width), dtype=np.float32)
         features = np.concatenate(parts) if parts else empty
         if len(asked) == len(self.rows):
             self._known[space] = features

@@ -140,7 +140,7 @@ def test_a_label_whose_meaning_changed_gives_up_only_its_newest_rows(
     strategy = learner.loop.strategy
     assert isinstance(strategy, TwoSpeed)
     newest = [key_of(row.id) for row in list(learner.memory.rows())[8:12]]
-    strategy._plugin.renew(0, learner.encoder.encode(TEXTS[8:12]), keys=newest)
+    strategy._plugin.renew(0, learner.encoder.read(TEXTS[8:12]), keys=newest)
     assert learner.forget("old") == (6, 0)
     assert learner.forget("new") == (6, 4)
 

@@ -1,0 +1,233 @@
+"""What words say about labels: counts, and the naive Bayes scores that they give.
+
+Owns the counts of words by label and their scores; must not know features, tokens or how scores are
+weighed. Multinomial naive Bayes over the distinct words of a text (McCallum & Nigam, AAAI workshop
+1998), smoothed towards the words of all rows (Dirichlet prior: Zhai & Lafferty, SIGIR 2001), so
+that a label with few rows says little. Ours divides by the root of a text's number of words, since
+neighbouring words repeat each other. A pretrained encoder sees what a text means, counts see which
+words a label's texts have: their errors differ, so both together are better than either.
+
+Counts are whole numbers: the same in any order, mergeable, and taken back exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from learners.heads.base import Arrays, Floats
+from learners.words import BUCKETS
+
+SMOOTHING = 0.05  # of a row, that every known word has from the start
+PRIOR_WORDS = 1_000  # and so many words, as they are in all rows
+PENDING_WORDS = 1 << 20  # that wait before they are counted
+
+
+@dataclass(frozen=True)
+class WordColumns:
+    """Scores of words by label, rounded to half precision.
+
+    One entry for every pair of a label and a word that occurred: what it brings over a word that
+    never did.
+
+    Attributes:
+        entries: float16 [pairs], log(1 + count / what the word had from the start), label by label.
+        words: int32 [pairs].
+        ends: int64 [labels], where each label's pairs end.
+        floors: float32 [labels], what any word brings: 0 or less, 0 for a label without rows.
+    """
+
+    entries: NDArray[np.float16]
+    words: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    floors: Floats
+
+    @classmethod
+    def empty(cls) -> WordColumns:
+        """Scores of no label."""
+        none = np.zeros(0, np.float16), np.zeros(0, np.int32), np.zeros(0, np.int64)
+        return cls(*none, np.zeros(0, np.float32))
+
+    @cached_property
+    def _table(self) -> sparse.csr_matrix:
+        """Float32 [BUCKETS, labels]."""
+        rows = (self.entries.astype(np.float32), self.words, np.append(0, self.ends))
+        return sparse.csr_matrix(rows, shape=(len(self.floors), BUCKETS)).T.tocsr()
+
+    def scores(self, words: NDArray[np.int64], *, labels: int) -> Floats:
+        """Score texts.
+
+        Args:
+            words: int64 [rows, SLOTS], 0 for no word.
+            labels: columns of the answer.
+
+        Returns:
+            float32 [rows, labels], in nats over the root of words; 0 where nothing is known.
+        """
+        scores = np.zeros((len(words), labels), dtype=np.float32)
+        said = words > 0
+        lengths = said.sum(axis=1)
+        if not len(self.floors) or not lengths.any():
+            return scores
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        ones = np.ones(int(starts[-1]), dtype=np.float32)
+        texts = sparse.csr_matrix((ones, words[said], starts), shape=(len(words), BUCKETS))
+        lengths = lengths.astype(np.float32)[:, None]
+        likely = (texts @ self._table).toarray() + lengths * self.floors
+        scores[:, : len(self.floors)] = (likely / np.sqrt(np.maximum(lengths, 1)))[:, :labels]
+        return scores
+
+    def arrays(self) -> Arrays:
+        """Everything, as arrays."""
+        return {f"word_{name}": getattr(self, name) for name in _ARRAYS}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, NDArray[Any]]) -> WordColumns:
+        """Take up what `arrays` gave; arrays from before there were such scores have none."""
+        if "word_entries" not in arrays:
+            return cls.empty()
+        return cls(*(np.array(arrays[f"word_{name}"]) for name in _ARRAYS))
+
+
+_ARRAYS = ("entries", "words", "ends", "floors")
+
+
+class WordSums:
+    """In how many rows of each label, and of all, a word occurs."""
+
+    def __init__(self) -> None:
+        self._all = np.zeros(BUCKETS, dtype=np.int64)
+        self._counts = sparse.csr_matrix((0, BUCKETS), dtype=np.int64)  # by label
+        self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64], int]] = []
+        self._waiting = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Main memory that the counts take, words that wait among them."""
+        kept = (self._all, self._counts.data, self._counts.indices, self._counts.indptr)
+        waiting = [array for labels, words, _ in self._pending for array in (labels, words)]
+        return sum(one.nbytes for one in (*kept, *waiting))
+
+    def add(
+        self,
+        words: NDArray[np.int64],
+        label_rows: Sequence[tuple[int, ...]],
+        *,
+        sign: int = 1,
+    ) -> None:
+        """Count the words of rows, or take back what was counted.
+
+        Args:
+            words: int64 [rows, SLOTS], 0 for no word.
+            label_rows: rows of the labels that each row has.
+            sign: 1 or -1.
+        """
+        if not words.any():
+            return
+        np.add.at(self._all, words[words > 0], sign)
+        pairs = [(row, label) for row, labels in enumerate(label_rows) for label in labels]
+        places, labels = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        said = words[places]
+        self._pending.append((np.repeat(labels, (said > 0).sum(axis=1)), said[said > 0], sign))
+        self._waiting += len(self._pending[-1][0])
+        if self._waiting >= PENDING_WORDS:
+            self.fold()
+
+    def fold(self) -> None:
+        """Bring the counts up to date."""
+        if not self._pending:
+            return
+        labels, words = (np.concatenate([one[n] for one in self._pending]) for n in (0, 1))
+        signs = np.repeat([one[2] for one in self._pending], [len(one[0]) for one in self._pending])
+        self._pending.clear()
+        self._waiting = 0
+        self._count(labels, words, signs)
+
+    def _count(
+        self, labels: NDArray[np.int64], words: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> None:
+        known = max(self._counts.shape[0], int(labels.max(initial=-1)) + 1)
+        self._counts.resize(known, BUCKETS)
+        fresh = sparse.csr_matrix((counts, (labels, words)), shape=(known, BUCKETS))
+        self._counts = self._counts + fresh
+        self._counts.eliminate_zeros()
+        self._counts.sort_indices()
+
+    def merge(self, other: WordSums, label_rows: NDArray[np.int64], *, sign: int = 1) -> None:
+        """Add the counts of another learner, or take them back.
+
+        Args:
+            other: with rows of its own.
+            label_rows: int64 [labels], the row here of each of its labels.
+            sign: 1 or -1.
+        """
+        self.fold()
+        other.fold()
+        theirs = other._counts.tocoo()
+        self._all += sign * other._all
+        self._count(label_rows[theirs.row], theirs.col, sign * theirs.data)
+
+    def renew(self, row: int, words: NDArray[np.int64]) -> None:
+        """Let a label have the words of its newest rows alone.
+
+        Args:
+            row: of the label.
+            words: int64 [rows, SLOTS], of its newest rows, all of them counted.
+        """
+        self.fold()
+        if row < self._counts.shape[0]:
+            before = self._counts[[row]].tocoo()
+            self._all[before.col] -= before.data
+            self._count(before.row + row, before.col, -before.data)
+        self.add(words, [(row,)] * len(words))
+
+    def columns(self, labels: int) -> WordColumns:
+        """Give the scores of the words counted so far, for so many labels."""
+        self.fold()
+        self._counts.resize(max(self._counts.shape[0], labels), BUCKETS)
+        counts = self._counts[:labels]
+        if not counts.nnz:
+            return WordColumns.empty()
+        # Below 0: rows of before words were counted, which were taken back since.
+        mine = counts.data.clip(min=0).astype(np.float32)
+        everywhere = self._all.clip(min=0)
+        distinct, total = np.count_nonzero(everywhere), max(int(everywhere.sum()), 1)
+        start = SMOOTHING + PRIOR_WORDS / total * everywhere[counts.indices].astype(np.float32)
+        rows = np.bincount(np.repeat(np.arange(labels), np.diff(counts.indptr)), mine, labels)
+        known = SMOOTHING * distinct + PRIOR_WORDS
+        return WordColumns(
+            np.log1p(mine / start).astype(np.float16),
+            counts.indices.astype(np.int32),
+            counts.indptr[1:].astype(np.int64),
+            np.log(known / (known + rows)).astype(np.float32),
+        )
+
+    def state(self) -> Arrays:
+        """Give everything, as arrays."""
+        self.fold()
+        found, everywhere = self._counts.tocoo(), np.flatnonzero(self._all)
+        return {
+            "word_labels": found.row.astype(np.int32),
+            "word_buckets": found.col.astype(np.int32),
+            "word_counts": found.data.astype(np.int64),
+            "word_all_buckets": everywhere.astype(np.int32),
+            "word_all_counts": self._all[everywhere],
+        }
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, NDArray[Any]]) -> WordSums:
+        """Take up what `state` gave; a state from before words were counted has none."""
+        sums = cls()
+        if "word_counts" in arrays:
+            labels, words, counts = (
+                np.array(arrays[f"word_{name}"]) for name in ("labels", "buckets", "counts")
+            )
+            sums._count(labels, words, counts)
+            sums._all[arrays["word_all_buckets"]] = arrays["word_all_counts"]
+        return sums
