@@ -176,8 +176,8 @@ class AdditiveHead:
         self.sums.fold()
 
     def name(self, row: int, features: Floats, *, declared: bool = False) -> None:
-        """Give a label's name, float32 [features]; declared, it may be said before any row."""
-        self.names.set(row, features[: self.sums.features], declared=declared)
+        """Give a label's name as a row is given; declared, it may be said before any row."""
+        self.names.set(row, self._heard(features[None])[0], declared=declared)
         self._solutions.unsolved = True
 
     def renew(self, row: int, features: Floats) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from learners.heads.base import Arrays, Floats
 from learners.heads.projection import CODE_STEP, Projection
+from learners.words import SLOTS
 
 DOUBT_ROWS = 3  # with so many rows a label's mean can contradict its name
 DOUBT_MARGIN = 0.1  # cosine by which another label's name must be nearer
@@ -36,6 +37,7 @@ class LabelNames:
     def __init__(self, features: int, *, weight: float) -> None:
         self.weight = weight
         self._features = torch.zeros(0, features, dtype=torch.float64)
+        self._words = torch.zeros(0, SLOTS)
         self._named = torch.zeros(0, dtype=torch.bool)
         self._declared = torch.zeros(0, dtype=torch.bool)
         self._codes: dict[int, Tensor] = {}
@@ -45,13 +47,15 @@ class LabelNames:
 
         Args:
             row: of the label.
-            features: float32 [features], of the name's words.
+            features: float32 [features], of the name, or with its words behind them.
             declared: the label may be said before it has any row.
         """
         if self.weight <= 0:
             return
         self._grow(row + 1)
-        self._features[row] = torch.from_numpy(np.asarray(features, dtype=np.float64))
+        width = self._features.shape[1]
+        self._features[row] = torch.from_numpy(np.asarray(features[:width], dtype=np.float64))
+        self._words[row, : len(features) - width] = torch.from_numpy(features[width:])
         self._named[row] = True
         self._declared[row] |= declared
         self._codes.pop(row, None)
@@ -61,6 +65,7 @@ class LabelNames:
         if more > 0:
             pad = torch.nn.functional.pad
             self._features = pad(self._features, (0, 0, 0, more))
+            self._words = pad(self._words, (0, 0, 0, more))
             self._named = pad(self._named, (0, more))
             self._declared = pad(self._declared, (0, more))
 
@@ -68,6 +73,12 @@ class LabelNames:
         """Say which labels may be said without any row: bool [labels]."""
         self._grow(labels)
         return self._declared[:labels] & self._named[:labels]
+
+    def words(self, labels: int) -> tuple[NDArray[np.int64], list[tuple[int, ...]]]:
+        """Give the words of the first labels' names, int64 [named, SLOTS], and the labels' rows."""
+        self._grow(labels)
+        rows = torch.nonzero(self._named[:labels]).flatten()
+        return self._words[rows].long().numpy(), [(row,) for row in rows.tolist()]
 
     def doubt(self, means: Tensor, counts: Tensor) -> None:
         """Drop names that rows contradict: the label's mean is nearer to another label's name.
@@ -176,6 +187,7 @@ class LabelNames:
         """Give everything, as arrays."""
         return {
             "name_features": self._features.float().numpy(),
+            "name_words": self._words.numpy(),
             "name_named": self._named.numpy(),
             "name_declared": self._declared.numpy(),
         }
@@ -184,6 +196,9 @@ class LabelNames:
         """Take up what `state` gave."""
         self._features = torch.from_numpy(np.array(arrays["name_features"])).double()
         self._named = torch.from_numpy(np.array(arrays["name_named"])).bool()
+        self._words = torch.zeros(len(self._named), SLOTS)
+        if "name_words" in arrays:  # older states lack them
+            self._words[:] = torch.from_numpy(np.array(arrays["name_words"]))
         self._declared = torch.from_numpy(np.array(arrays["name_declared"])).bool()
         self._codes.clear()
 

@@ -114,7 +114,8 @@ class Solutions:
                 labels=len(self.sums.labels),
                 counts=self.sums.counts,
             )
-        self._words = self.sums.words.columns(len(self.sums.labels))
+        known = len(self.sums.labels)
+        self._words = self.sums.words.columns(known, named=self._names.words(known))
         lead = self._block(moments.single(), alive, strength=self.chooser.strength)
         self._blocks = self._blocks.with_lead(lead)
         all_too = then_all or (self._blocks.full.rows > 0 and self.chooser.method != before)

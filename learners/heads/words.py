@@ -22,11 +22,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from learners.heads.base import Arrays, Floats
-from learners.words import BUCKETS
+from learners.words import BUCKETS, SLOTS
 
 SMOOTHING = 0.05  # of a row, that every known word has from the start
 PRIOR_WORDS = 1_000  # and so many words, as they are in all rows
 PENDING_WORDS = 1 << 20  # that wait before they are counted
+
+
+Named = tuple[NDArray[np.int64], Sequence[tuple[int, ...]]]
+NO_NAMES: Named = (np.zeros((0, SLOTS), dtype=np.int64), ())
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,7 @@ class WordSums:
         np.add.at(self._all, words[words > 0], sign)
         pairs = [(row, label) for row, labels in enumerate(label_rows) for label in labels]
         places, labels = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        said = words[places]
-        self._pending.append((np.repeat(labels, (said > 0).sum(axis=1)), said[said > 0], sign))
+        self._pending.append((*_pairs(words[places], labels), sign))
         self._waiting += len(self._pending[-1][0])
         if self._waiting >= PENDING_WORDS:
             self.fold()
@@ -187,11 +190,24 @@ class WordSums:
             self._count(before.row + row, before.col, -before.data)
         self.add(words, [(row,)] * len(words))
 
-    def columns(self, labels: int) -> WordColumns:
-        """Give the scores of the words counted so far, for so many labels."""
+    def columns(self, labels: int, *, named: Named = NO_NAMES) -> WordColumns:
+        """Give the scores of the words counted so far.
+
+        Args:
+            labels: the first ones.
+            named: words of labels' names, int64 [named, SLOTS], and rows of the labels; each name
+                counts as one row.
+        """
         self.fold()
         self._counts.resize(max(self._counts.shape[0], labels), BUCKETS)
         counts = self._counts[:labels]
+        names, rows_of = named
+        if len(names):
+            owners, words = _pairs(names, np.array(rows_of, dtype=np.int64).ravel())
+            counts = counts + sparse.csr_matrix(
+                (np.ones_like(words), (owners, words)), shape=counts.shape
+            )
+            counts.sort_indices()
         if not counts.nnz:
             return WordColumns.empty()
         # Below 0: rows of before words were counted, which were taken back since.
@@ -231,3 +247,16 @@ class WordSums:
             sums._count(labels, words, counts)
             sums._all[arrays["word_all_buckets"]] = arrays["word_all_counts"]
         return sums
+
+
+def _pairs(
+    words: NDArray[np.int64], owners: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """List the owner of every word, and the word.
+
+    Args:
+        words: int64 [rows, SLOTS], 0 for no word.
+        owners: int64 [rows].
+    """
+    said = words > 0
+    return np.repeat(owners, said.sum(axis=1)), words[said]

@@ -162,7 +162,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         readable = [(row, words) for row, words in named if words is not None]
         if not readable or self.head.names.weight <= 0:
             return
-        features = self.encoder.encode([words for _, words in readable])
+        features = self.encoder.read([words for _, words in readable])
         for (row, _), name in zip(readable, features, strict=True):
             self.head.name(row, name, declared=declared)
 

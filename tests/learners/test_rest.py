@@ -234,7 +234,7 @@ def test_the_gate_judges_what_never_learned_a_held_out_row(
     strategy = learner.strategy
     assert isinstance(strategy, TwoSpeed)
     held_out = [one for one in rows if is_held_out(one.id, share=0.5)]
-    features = strategy.encoder.encode([one.text or "" for one in held_out])
+    features = strategy.encoder.read([one.text or "" for one in held_out])
     truth = [one.label for one in held_out]
 
     def agreement(scores: np.ndarray) -> float:
