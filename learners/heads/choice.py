@@ -23,6 +23,7 @@ from learners.heads.calibration import QUANTILES, Calibration
 from learners.heads.held_out import usable
 from learners.heads.probes import (
     MIN_PROBES,
+    USUAL_WORDS,
     ProbeRing,
     best_threshold,
     fit_largest,
@@ -290,7 +291,8 @@ class Chooser:
         scores -= grown * self.bias(counts, scale=solved.scale).numpy()
         prior = log_prior(counts).numpy() * grown
         said = solved.word_scores(features)
-        words = fit_words(scores, said, truth, prior)
+        usual = 0.0 if losses.any() else USUAL_WORDS  # an encoder that was taught knows words
+        words = fit_words(scores, said, truth, prior, usual=usual)
         scores += np.float32(words) * said
         plain += np.float32(words) * said
         lift_with = fit_lift(plain, cosines, truth, counts=counts.numpy())  # as rivals are now

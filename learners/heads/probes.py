@@ -190,7 +190,12 @@ def fit_trust(scores: Floats, losses: Floats, truth: NDArray[np.intp]) -> float:
 
 
 def fit_words(
-    scores: Floats, words: Floats, truth: NDArray[np.intp], prior: NDArray[np.float64]
+    scores: Floats,
+    words: Floats,
+    truth: NDArray[np.intp],
+    prior: NDArray[np.float64],
+    *,
+    usual: float = USUAL_WORDS,
 ) -> float:
     """Find what scores gain for every nat of words' scores; few rows hardly move their share.
 
@@ -199,11 +204,12 @@ def fit_words(
         words: float32 [rows, labels], as `WordColumns.scores` gives them.
         truth: column of each row's label.
         prior: float64 [labels], log of each label's share of rows: half of it is in the logits.
+        usual: share of the logits that words have where rows do not say otherwise.
 
     Returns:
         0 or more; 0 where there are no words, or they help nothing.
     """
-    return _fit_share(scores, words, truth, shares=WORDS, bias=0.5 * prior, usual=USUAL_WORDS)
+    return _fit_share(scores, words, truth, shares=WORDS, bias=0.5 * prior, usual=usual)
 
 
 def _fit_share(
