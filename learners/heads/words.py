@@ -26,6 +26,7 @@ from learners.words import BUCKETS, SLOTS
 
 SMOOTHING = 0.05  # of a row, that every known word has from the start
 PRIOR_WORDS = 1_000  # and so many words, as they are in all rows
+LEAST_ROWS = 2  # that have a word, before a release says anything of it
 PENDING_WORDS = 1 << 20  # that wait before they are counted
 
 
@@ -200,7 +201,11 @@ class WordSums:
         """
         self.fold()
         self._counts.resize(max(self._counts.shape[0], labels), BUCKETS)
-        counts = self._counts[:labels]
+        counts = self._counts[:labels].copy()
+        everywhere = np.where(self._all >= LEAST_ROWS, self._all, 0)
+        # Below 0: rows of before words were counted, which were taken back since.
+        counts.data = np.where(everywhere[counts.indices] > 0, counts.data.clip(min=0), 0)
+        counts.eliminate_zeros()
         names, rows_of = named
         if len(names):
             owners, words = _pairs(names, np.array(rows_of, dtype=np.int64).ravel())
@@ -210,9 +215,7 @@ class WordSums:
             counts.sort_indices()
         if not counts.nnz:
             return WordColumns.empty()
-        # Below 0: rows of before words were counted, which were taken back since.
-        mine = counts.data.clip(min=0).astype(np.float32)
-        everywhere = self._all.clip(min=0)
+        mine = counts.data.astype(np.float32)
         distinct, total = np.count_nonzero(everywhere), max(int(everywhere.sum()), 1)
         start = SMOOTHING + PRIOR_WORDS / total * everywhere[counts.indices].astype(np.float32)
         rows = np.bincount(np.repeat(np.arange(labels), np.diff(counts.indptr)), mine, labels)

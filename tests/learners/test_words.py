@@ -14,7 +14,7 @@ from learners.heads.base import Floats
 from learners.heads.choice import HeadOptions
 from learners.heads.probes import fit_words, fit_words_of_several
 from learners.heads.served import load_served_head
-from learners.heads.words import PRIOR_WORDS, SMOOTHING, WordColumns, WordSums
+from learners.heads.words import LEAST_ROWS, PRIOR_WORDS, SMOOTHING, WordColumns, WordSums
 from learners.kept import NothingKept, features_of, rows_of
 from learners.model import Encoder
 from learners.words import BUCKETS, MAX_TOKENS, SLOTS, hashed_words, joined, word_slots
@@ -127,13 +127,15 @@ def test_a_state_goes_on_as_it_was() -> None:
 
 
 def test_scores_are_naive_bayes_smoothed_towards_all_rows() -> None:
-    token_ids = [[1, 2, 3], [1, 4], [2, 5, 5], [6]]
+    token_ids = [[1, 2, 3], [1, 4], [1, 2, 5, 5], [4]]
     words, labels = slots(token_ids), [0, 0, 1, 1]
     sums = WordSums()
     sums.add(words, [(label,) for label in labels])
     found = sums.columns(LABELS).scores(slots([[1, 2, 9]]), labels=LABELS)[0]
     sets = [set(row[row > 0].tolist()) for row in words]
-    everything = [word for one in sets for word in one]
+    written = [word for one in sets for word in one]
+    everything = [word for word in written if written.count(word) >= LEAST_ROWS]
+    sets = [one & set(everything) for one in sets]
     asked = set(slots([[1, 2, 9]])[0].tolist()) - {0}
     for label in range(LABELS):
         mine = [w for one, said in zip(sets, labels, strict=True) if said == label for w in one]
@@ -151,10 +153,30 @@ def test_scores_are_naive_bayes_smoothed_towards_all_rows() -> None:
     assert found[2] == 0.0  # a label without rows says nothing
 
 
+def test_what_only_one_row_has_is_in_no_release() -> None:
+    sums = WordSums()
+    sums.add(slots([[1, 2], [1, 3]]), [(0,), (1,)])
+    shared = set(slots([[1]])[0].tolist()) - {0}
+    assert set(sums.columns(2).words.tolist()) == shared
+    sums.add(slots([[1, 3]]), [(1,)], sign=-1)
+    assert not len(sums.columns(2).words)
+
+
+def test_a_label_s_name_counts_as_one_row_of_it() -> None:
+    names, rows = slots([[1, 2]]), [(1,)]
+    sums = WordSums()
+    sums.add(slots([[1, 5], [5]]), [(0,), (0,)])
+    alone, named = sums.columns(2), sums.columns(2, named=(names, rows))
+    asked = slots([[1, 2]])
+    assert alone.scores(asked, labels=2)[0, 1] == 0.0
+    assert named.scores(asked, labels=2)[0, 1] > 0.0
+    assert np.array_equal(alone.scores(asked, labels=2)[:, 0], named.scores(asked, labels=2)[:, 0])
+
+
 def test_rows_without_words_say_nothing() -> None:
     sums = WordSums()
     assert not sums.columns(2).scores(slots([[1]]), labels=2).any()
-    sums.add(slots([[1]]), [(0,)])
+    sums.add(slots([[1], [1]]), [(0,), (0,)])
     dense = np.ones((2, FEATURES), dtype=np.float32)
     assert not sums.columns(1).scores(word_slots(dense, width=FEATURES), labels=3).any()
 
@@ -162,7 +184,7 @@ def test_rows_without_words_say_nothing() -> None:
 def test_rows_that_were_learned_before_words_were_counted_can_be_taken_back() -> None:
     sums = WordSums()
     sums.add(slots([[1, 2]]), [(0,)], sign=-1)
-    sums.add(slots([[1, 3], [1, 4]]), [(0,), (1,)])
+    sums.add(slots([[1, 3], [1, 3], [1, 4]]), [(0,), (0,), (1,)])
     scores = sums.columns(2).scores(slots([[1, 3]]), labels=2)
     assert np.isfinite(scores).all()
 
