@@ -16,7 +16,9 @@ from learners.heads.probes import fit_words, fit_words_of_several
 from learners.heads.served import load_served_head
 from learners.heads.words import LEAST_ROWS, PRIOR_WORDS, SMOOTHING, WordColumns, WordSums
 from learners.kept import NothingKept, features_of, rows_of
+from learners.library import Learner
 from learners.model import Encoder
+from learners.strategies.two_speed import TwoSpeed
 from learners.words import BUCKETS, MAX_TOKENS, SLOTS, hashed_words, joined, word_slots
 from tests.learning import frozen_encoder
 
@@ -286,3 +288,21 @@ def test_an_encoder_reads_features_and_words(frozen_encoder: Encoder) -> None:
         kept[:, : frozen_encoder.width], features_of(frozen_encoder, some, kept=NothingKept())
     )
     assert np.array_equal(kept[:, frozen_encoder.width :], rows[:, frozen_encoder.width :])
+
+
+def test_a_forgotten_user_s_words_are_gone(frozen_encoder: Encoder) -> None:
+    some = ["where is my parcel", "is my parcel lost", "block my card", "my card is gone"]
+    labels = ["parcel", "parcel", "card", "card"]
+    forgot, never = (
+        Learner(encoder=frozen_encoder, held_out_share=0.0, projection_width=64) for _ in range(2)
+    )
+    forgot.learn(some, labels, users=["a", "b", "a", "b"])
+    assert forgot.forget("b") == (2, 2)
+    never.learn(some[::2], labels[::2], users=["a", "a"])
+    mine, theirs = (
+        strategy.additive_head.state()[0]
+        for strategy in (forgot.loop.strategy, never.loop.strategy)
+        if isinstance(strategy, TwoSpeed)
+    )
+    for name in ("word_labels", "word_buckets", "word_counts", "word_all_counts"):
+        assert np.array_equal(mine[name], theirs[name])
