@@ -243,6 +243,21 @@ def test_what_words_say_is_released_and_taken_up_to_the_bit() -> None:
     assert head.blobs() == restored.blobs()
 
 
+def test_a_state_from_before_words_were_counted_goes_on_with_them() -> None:
+    before = taught(words=False)
+    arrays, meta = before.state()
+    older = {name: a for name, a in arrays.items() if "word_" not in name}
+    older["probe_features"] = older["probe_features"][:, :FEATURES]
+    head = AdditiveHead(features=FEATURES, solver="class-balanced", width=40)
+    head.restore(older, meta)
+    x = blind(50, seed=4)[0]
+    assert np.array_equal(head.scores(x), before.scores(x))
+    head.add(*blind(900, seed=5))
+    head.probe(*blind(200, seed=6))
+    head.solve()
+    assert right(head) > 0.8
+
+
 def test_a_head_without_words_counts_none_and_keeps_none() -> None:
     head = taught(words=False)
     assert not len(head.state()[0]["word_counts"])
