@@ -107,8 +107,8 @@ class WordSums:
     """In how many rows of each label, and of all, a word occurs."""
 
     def __init__(self) -> None:
-        self._all = np.zeros(BUCKETS, dtype=np.int64)
-        self._counts = sparse.csr_matrix((0, BUCKETS), dtype=np.int64)  # by label
+        self._all = np.zeros(BUCKETS, dtype=np.int32)
+        self._counts = sparse.csr_matrix((0, BUCKETS), dtype=np.int32)  # by label
         self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64], int]] = []
         self._waiting = 0
 
@@ -135,7 +135,7 @@ class WordSums:
         """
         if not words.any():
             return
-        np.add.at(self._all, words[words > 0], sign)
+        np.add.at(self._all, words[words > 0], np.int32(sign))
         pairs = [(row, label) for row, labels in enumerate(label_rows) for label in labels]
         places, labels = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         self._pending.append((*_pairs(words[places], labels), sign))
@@ -153,12 +153,12 @@ class WordSums:
         self._waiting = 0
         self._count(labels, words, signs)
 
-    def _count(
-        self, labels: NDArray[np.int64], words: NDArray[np.int64], counts: NDArray[np.int64]
-    ) -> None:
+    def _count(self, labels: NDArray[Any], words: NDArray[Any], counts: NDArray[Any]) -> None:
         known = max(self._counts.shape[0], int(labels.max(initial=-1)) + 1)
         self._counts.resize(known, BUCKETS)
-        fresh = sparse.csr_matrix((counts, (labels, words)), shape=(known, BUCKETS))
+        fresh = sparse.csr_matrix(
+            (counts.astype(np.int32), (labels, words)), shape=(known, BUCKETS)
+        )
         self._counts = self._counts + fresh
         self._counts.eliminate_zeros()
         self._counts.sort_indices()
@@ -201,31 +201,37 @@ class WordSums:
         """
         self.fold()
         self._counts.resize(max(self._counts.shape[0], labels), BUCKETS)
-        counts = self._counts[:labels].copy()
-        everywhere = np.where(self._all >= LEAST_ROWS, self._all, 0)
-        # Below 0: rows of before words were counted, which were taken back since.
-        counts.data = np.where(everywhere[counts.indices] > 0, counts.data.clip(min=0), 0)
-        counts.eliminate_zeros()
+        counts = self._heard(self._counts[:labels])
         names, rows_of = named
         if len(names):
             owners, words = _pairs(names, np.array(rows_of, dtype=np.int64).ravel())
-            counts = counts + sparse.csr_matrix(
-                (np.ones_like(words), (owners, words)), shape=counts.shape
-            )
+            said = (np.ones(len(words), dtype=np.int32), (owners, words))
+            counts = counts + sparse.csr_matrix(said, shape=counts.shape)
             counts.sort_indices()
         if not counts.nnz:
             return WordColumns.empty()
-        mine = counts.data.astype(np.float32)
-        distinct, total = np.count_nonzero(everywhere), max(int(everywhere.sum()), 1)
-        start = SMOOTHING + PRIOR_WORDS / total * everywhere[counts.indices].astype(np.float32)
-        rows = np.bincount(np.repeat(np.arange(labels), np.diff(counts.indptr)), mine, labels)
-        known = SMOOTHING * distinct + PRIOR_WORDS
+        heard = self._all >= LEAST_ROWS
+        total = max(int(self._all.sum(where=heard)), 1)
+        everywhere = self._all[counts.indices].astype(np.float32)
+        everywhere[everywhere < LEAST_ROWS] = 0
+        start = np.float32(SMOOTHING) + np.float32(PRIOR_WORDS / total) * everywhere
+        known = SMOOTHING * np.count_nonzero(heard) + PRIOR_WORDS
+        rows = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         return WordColumns(
-            np.log1p(mine / start).astype(np.float16),
+            np.log1p(counts.data.astype(np.float32) / start).astype(np.float16),
             counts.indices.astype(np.int32),
             counts.indptr[1:].astype(np.int64),
             np.log(known / (known + rows)).astype(np.float32),
         )
+
+    def _heard(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Leave out words that too few rows have, and counts below 0.
+
+        Those are of rows of before words were counted, which were taken back since.
+        """
+        said = (self._all[counts.indices] >= LEAST_ROWS) & (counts.data > 0)
+        ends = np.append(0, np.cumsum(said))[counts.indptr]
+        return sparse.csr_matrix((counts.data[said], counts.indices[said], ends), counts.shape)
 
     def state(self) -> Arrays:
         """Give everything, as arrays."""
@@ -234,7 +240,7 @@ class WordSums:
         return {
             "word_labels": found.row.astype(np.int32),
             "word_buckets": found.col.astype(np.int32),
-            "word_counts": found.data.astype(np.int64),
+            "word_counts": found.data,
             "word_all_buckets": everywhere.astype(np.int32),
             "word_all_counts": self._all[everywhere],
         }
