@@ -267,10 +267,7 @@ class Encoder:
         return self._engines.features(token_ids)
 
     def read(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Turn texts into what a head reads: features, and the words behind them.
-
-        Args:
-            texts: any number, of any length.
+        """Turn texts, as for `encode`, into what a head reads: features, and words behind them.
 
         Returns:
             float32 [rows, row_width] in the order of the texts; see `learners.words`.
