@@ -16,7 +16,7 @@ from torch import Tensor
 
 from learners.heads.base import Arrays, Floats, Meta
 from learners.heads.choice import DEFAULT_OPTIONS, Chooser, HeadOptions
-from learners.heads.class_drift import unlike
+from learners.heads.class_drift import inherited, unlike
 from learners.heads.held_out import held_out_loss
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
@@ -210,14 +210,24 @@ class AdditiveHead:
         self.sums.merge(other.sums, sign=sign)
         self._solutions.unsolved = True
 
-    def contradicts(self, row: int, features: Floats) -> bool:
-        """Say whether rows of a label look like another label, or unlike its own mean.
+    def contradicts(self, row: int, features: Floats, *, heir: int | None = None) -> bool:
+        """Say whether newest rows of a label tell that it means something else than before.
+
+        They look like another label, or unlike its own mean; or what it used to mean looks like its
+        heir, and not like them.
 
         Args:
             row: of the label.
-            features: float32 [rows, features].
+            features: float32 [rows, features], all of them in the sums.
+            heir: row of a changed label that may mean what this one used to.
         """
-        return unlike(*self._solutions.means(len(self.labels)), features, row=row)
+        means, centre = self._solutions.means(len(self.labels))
+        if unlike(means, centre, features, row=row):
+            return True
+        older = self.sums.raw_mean_without(row, features)
+        if heir is None or older is None:
+            return False
+        return inherited(means, centre, features, older=older, heir=heir)
 
     def refresh(self) -> None:
         """Solve what is due: the leading features, all of them, or nothing."""

@@ -7,7 +7,8 @@ is a window that forgets everything older, and then grows without bound again.
 
 Where one label's rows are said to be another's, that other may have changed too, unnoticed: what it
 meant is what the first means now, so that its own new rows are answered well. Such a label is under
-suspicion for a while, and its newest rows are to be compared with its sums.
+suspicion for a while, and its newest rows are to be compared with its sums: they may look like
+nothing it knew, or what it knew may look like its heir, the first label, and not like them.
 """
 
 from __future__ import annotations
@@ -77,10 +78,16 @@ class ClassDrift:
         self._features = features
         self._labels: dict[int, _Watch] = {}
         self._suspects: dict[int, int] = {}  # own rows to go
+        self._heirs: dict[int, int] = {}  # of each suspect
 
-    def suspect(self, label: int) -> None:
-        """Put a label under suspicion, because rows of a changed one were said to be its."""
+    def suspect(self, label: int, *, heir: int) -> None:
+        """Put a label under suspicion: rows of a changed one, its heir, were said to be its."""
         self._suspects[label] = SUSPECT_ROWS
+        self._heirs[label] = heir
+
+    def heir(self, label: int) -> int | None:
+        """Give the changed label that may mean now what one under suspicion used to."""
+        return self._heirs.get(label) if label in self._suspects else None
 
     def suspicious(self, label: int) -> Floats | None:
         """Give the newest rows of a label under suspicion, to be compared with its sums.
@@ -160,12 +167,14 @@ class ClassDrift:
         return {"drift_windows": stacked, "drift_keys": np.array(keys, dtype=np.int64)}, {
             "labels": numbers,
             "suspects": list(self._suspects.items()),
+            "heirs": list(self._heirs.items()),
         }
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
         self._labels.clear()
         self._suspects = {int(label): int(rows) for label, rows in meta["suspects"]}
+        self._heirs = {int(label): int(heir) for label, heir in meta.get("heirs", ())}
         start = 0
         for label, rows, misses, evidence, since, kept in meta["labels"]:
             watch = _Watch(int(rows), float(misses), float(evidence), int(since))
@@ -187,6 +196,28 @@ def unlike(means: Tensor, centre: Tensor, features: Floats, *, row: int) -> bool
         features: float32 [rows, width], of the label's newest rows.
         row: of the label.
     """
-    newest = torch.from_numpy(features[:, : len(centre)]).double().mean(dim=0) - centre
-    cosines = means @ torch.nn.functional.normalize(newest, dim=0)
+    cosines = means @ _direction(features, centre)
     return bool(cosines[row] < max(float(cosines.max()) - CONTRADICTION, UNLIKE))
+
+
+def inherited(means: Tensor, centre: Tensor, features: Floats, *, older: Tensor, heir: int) -> bool:
+    """Say whether what a label used to mean looks like its heir, and not like its newest rows.
+
+    A label that means two things looks a little like both: its own mean, which its newest rows are
+    in, does not tell.
+
+    Args:
+        means: float64 [labels, width], centred, of length 1.
+        centre: float64 [width], that was taken away.
+        features: float32 [rows, width], of the label's newest rows.
+        older: float64 [width], mean of its other rows.
+        heir: row of the label that changed.
+    """
+    before = torch.nn.functional.normalize(older - centre, dim=0)
+    return bool(before @ means[heir] > before @ _direction(features, centre) + CONTRADICTION)
+
+
+def _direction(features: Floats, centre: Tensor) -> Tensor:
+    """Give the mean of feature rows, centred, of length 1: float64 [width]."""
+    mean = torch.from_numpy(features[:, : len(centre)]).double().mean(dim=0)
+    return torch.nn.functional.normalize(mean - centre, dim=0)

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -115,7 +116,8 @@ class Solutions:
                 counts=self.sums.counts,
             )
         known = len(self.sums.labels)
-        self._words = self.sums.words.columns(known, named=self._names.words(known))
+        rows = self.sums.counts.numpy().astype(np.int64)
+        self._words = self.sums.words.columns(rows, named=self._names.words(known))
         lead = self._block(moments.single(), alive, strength=self.chooser.strength)
         self._blocks = self._blocks.with_lead(lead)
         all_too = then_all or (self._blocks.full.rows > 0 and self.chooser.method != before)

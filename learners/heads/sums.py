@@ -135,6 +135,19 @@ class AdditiveSums:
         counts = self.counts.clamp_min(1).unsqueeze(1)
         return self._raw[: len(self.labels)] / counts / float(1 << FIXED_BITS)
 
+    def raw_mean_without(self, row: int, features: Floats) -> Tensor | None:
+        """Give the mean feature row of a label's other rows: float64 [features]; None without any.
+
+        Args:
+            row: of the label.
+            features: float32 [rows, features], rows of it that are left out.
+        """
+        count = float(self._counts[row]) - len(features)
+        if count < 1:
+            return None
+        left_out = fixed_point(features[:, : self.features]).double().sum(dim=0)
+        return (self._raw[row] - left_out) / (count * float(1 << FIXED_BITS))
+
     @property
     def nbytes(self) -> int:
         """Main memory that the sums take, rows that wait among them."""

@@ -4,8 +4,11 @@ Owns the counts of words by label and their scores; must not know features, toke
 weighed. Multinomial naive Bayes over the distinct words of a text (McCallum & Nigam, AAAI workshop
 1998), smoothed towards the words of all rows (Dirichlet prior: Zhai & Lafferty, SIGIR 2001), so
 that a label with few rows says little. Ours divides by the root of a text's number of words, since
-neighbouring words repeat each other. A pretrained encoder sees what a text means, counts see which
-words a label's texts have: their errors differ, so both together are better than either.
+neighbouring words repeat each other. Labels whose own rows score lower than others' do, as those
+with few rows, would lose texts to the others: a share of the difference is given back (as scores of
+speakers are normalised: Auckenthaler, Carey & Lloyd-Thomas, Digital Signal Processing 10, 2000).
+A pretrained encoder sees what a text means, counts see which words a label's texts have: their
+errors differ, so both together are better than either.
 
 Counts are whole numbers: the same in any order, mergeable, and taken back exactly.
 """
@@ -26,6 +29,8 @@ from learners.words import BUCKETS, SLOTS
 
 SMOOTHING = 0.05  # of a row, that every known word has from the start
 PRIOR_WORDS = 1_000  # and so many words, as they are in all rows
+OWN_SHARE = 0.3  # of what a label's own rows lack of the others' scores
+HALF_OWN_ROWS = 4  # after the first, at which half of that is believed
 LEAST_ROWS = 2  # that have a word, before a release says anything of it
 PENDING_WORDS = 1 << 20  # that wait before they are counted
 
@@ -46,18 +51,20 @@ class WordColumns:
         words: int32 [pairs].
         ends: int64 [labels], where each label's pairs end.
         floors: float32 [labels], what any word brings: 0 or less, 0 for a label without rows.
+        offsets: float32 [labels], what every text with words brings, for labels to be on a par.
     """
 
     entries: NDArray[np.float16]
     words: NDArray[np.int32]
     ends: NDArray[np.int64]
     floors: Floats
+    offsets: Floats
 
     @classmethod
     def empty(cls) -> WordColumns:
         """Scores of no label."""
         none = np.zeros(0, np.float16), np.zeros(0, np.int32), np.zeros(0, np.int64)
-        return cls(*none, np.zeros(0, np.float32))
+        return cls(*none, np.zeros(0, np.float32), np.zeros(0, np.float32))
 
     @cached_property
     def _table(self) -> sparse.csr_matrix:
@@ -85,7 +92,8 @@ class WordColumns:
         texts = sparse.csr_matrix((ones, words[said], starts), shape=(len(words), BUCKETS))
         lengths = lengths.astype(np.float32)[:, None]
         likely = (texts @ self._table).toarray() + lengths * self.floors
-        scores[:, : len(self.floors)] = (likely / np.sqrt(np.maximum(lengths, 1)))[:, :labels]
+        likely = likely / np.sqrt(np.maximum(lengths, 1)) + (lengths > 0) * self.offsets
+        scores[:, : len(self.floors)] = likely[:, :labels]
         return scores
 
     def arrays(self) -> Arrays:
@@ -97,10 +105,12 @@ class WordColumns:
         """Take up what `arrays` gave; arrays from before there were such scores have none."""
         if "word_entries" not in arrays:
             return cls.empty()
-        return cls(*(np.array(arrays[f"word_{name}"]) for name in _ARRAYS))
+        found = {name: np.array(arrays[f"word_{name}"]) for name in _ARRAYS[:-1]}
+        even = np.zeros(len(found["floors"]), np.float32)  # of before there were offsets
+        return cls(**found, offsets=np.array(arrays.get("word_offsets", even)))
 
 
-_ARRAYS = ("entries", "words", "ends", "floors")
+_ARRAYS = ("entries", "words", "ends", "floors", "offsets")
 
 
 class WordSums:
@@ -191,22 +201,24 @@ class WordSums:
             self._count(before.row + row, before.col, -before.data)
         self.add(words, [(row,)] * len(words))
 
-    def columns(self, labels: int, *, named: Named = NO_NAMES) -> WordColumns:
+    def columns(self, rows: NDArray[np.int64], *, named: Named = NO_NAMES) -> WordColumns:
         """Give the scores of the words counted so far.
 
         Args:
-            labels: the first ones.
+            rows: int64 [labels], how many were counted of each of the first labels.
             named: words of labels' names, int64 [named, SLOTS], and rows of the labels; each name
                 counts as one row.
         """
         self.fold()
+        labels, (names, rows_of) = len(rows), named
         self._counts.resize(max(self._counts.shape[0], labels), BUCKETS)
         counts = self._heard(self._counts[:labels])
-        names, rows_of = named
         if len(names):
-            owners, words = _pairs(names, np.array(rows_of, dtype=np.int64).ravel())
-            said = (np.ones(len(words), dtype=np.int32), (owners, words))
-            counts = counts + sparse.csr_matrix(said, shape=counts.shape)
+            named_rows = np.array(rows_of, dtype=np.int64).ravel()
+            rows = rows + np.bincount(named_rows, minlength=labels)
+            owners, words = _pairs(names, named_rows)
+            once = (np.ones(len(words), dtype=np.int32), (owners, words))
+            counts = counts + sparse.csr_matrix(once, shape=counts.shape)
             counts.sort_indices()
         if not counts.nnz:
             return WordColumns.empty()
@@ -216,12 +228,14 @@ class WordSums:
         everywhere[everywhere < LEAST_ROWS] = 0
         start = np.float32(SMOOTHING) + np.float32(PRIOR_WORDS / total) * everywhere
         known = SMOOTHING * np.count_nonzero(heard) + PRIOR_WORDS
-        rows = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        said = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        found = counts.data.astype(np.float32)
         return WordColumns(
-            np.log1p(counts.data.astype(np.float32) / start).astype(np.float16),
+            np.log1p(found / start).astype(np.float16),
             counts.indices.astype(np.int32),
             counts.indptr[1:].astype(np.int64),
-            np.log(known / (known + rows)).astype(np.float32),
+            np.log(known / (known + said)).astype(np.float32),
+            _offsets(found, start, counts.indptr, rows=rows, words=said, known=known),
         )
 
     def _heard(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -256,6 +270,40 @@ class WordSums:
             sums._count(labels, words, counts)
             sums._all[arrays["word_all_buckets"]] = arrays["word_all_counts"]
         return sums
+
+
+def _offsets(
+    counts: Floats,
+    start: Floats,
+    ends: NDArray[np.int32],
+    *,
+    rows: NDArray[np.int64],
+    words: NDArray[np.float64],
+    known: float,
+) -> Floats:
+    """Give back a share of what labels' own rows lack of others': float32 [labels].
+
+    How a label's rows score without themselves is known exactly from its counts: a row has a word
+    once, so that for it the word occurred once less.
+
+    Args:
+        counts: float32 [pairs], label by label.
+        start: float32 [pairs], what each pair's word had from the start.
+        ends: int32 [labels + 1], where each label's pairs begin, and end.
+        rows: int64 [labels].
+        words: float64 [labels], of all its rows.
+        known: words that a label has from the start.
+    """
+    without = np.concatenate([[0.0], np.cumsum(counts * np.log1p((counts - 1) / start))])
+    a_row = words / np.maximum(rows, 1)
+    own = (without[ends[1:]] - without[ends[:-1]]) / np.maximum(rows, 1)
+    own += a_row * np.log(known / (known + words - a_row))
+    own /= np.sqrt(np.maximum(a_row, 1))
+    others = np.maximum(rows - 1, 0)
+    share = OWN_SHARE * others / (others + HALF_OWN_ROWS)
+    weights = words * (others > 0)
+    usual = (own @ weights) / max(float(weights.sum()), 1.0)
+    return np.asarray(share * (usual - own), dtype=np.float32)
 
 
 def _pairs(

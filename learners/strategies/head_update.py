@@ -196,7 +196,8 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
             changed = self.drift.observe(label, features[i], hit=hit, key=key)
             if changed is None:
                 changed = self.drift.suspicious(label)
-            if changed is not None and self.head.contradicts(label, changed):
+            heir = self.drift.heir(label)
+            if changed is not None and self.head.contradicts(label, changed, heir=heir):
                 self._suspect_others(label, changed)
                 self.renew(label, changed, keys=self.drift.keys(label, len(changed)))
                 self.drift.restart(label)
@@ -206,7 +207,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
         others = self.head.scores(features).argmax(axis=1)
         others = others[others != label]
         if len(others):
-            self.drift.suspect(int(np.bincount(others).argmax()))
+            self.drift.suspect(int(np.bincount(others).argmax()), heir=label)
 
     def renew(
         self, label: int, features: npt.NDArray[np.float32], *, keys: Sequence[int] = ()

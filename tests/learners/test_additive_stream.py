@@ -231,8 +231,8 @@ def test_a_label_that_answers_well_and_means_something_else_is_found_once_suspec
         assert drift.observe(row, x, hit=True) is None
 
     # Then suspicion, once there is one, does: for so many rows of it, and through a state
-    drift.suspect(row)
-    drift.suspect(one.row_of("class 1"))
+    drift.suspect(row, heir=one.row_of("class 5"))
+    drift.suspect(one.row_of("class 1"), heir=one.row_of("class 5"))
     again = ClassDrift(FEATURES)
     again.restore(*drift.state())
     for watch in (drift, again):
@@ -240,8 +240,10 @@ def test_a_label_that_answers_well_and_means_something_else_is_found_once_suspec
         assert newest is not None
         np.testing.assert_array_equal(newest, other[:COMPARED_ROWS])
         assert one.contradicts(row, newest)
+        assert watch.heir(row) == one.row_of("class 5")
         watch.restart(row)
         assert watch.suspicious(row) is None
+        assert watch.heir(row) is None
     for n, x in enumerate(clusters([1] * (SUSPECT_ROWS + 1), seed=4)):
         drift.observe(one.row_of("class 1"), x, hit=True)
         newest = drift.suspicious(one.row_of("class 1"))
@@ -250,6 +252,33 @@ def test_a_label_that_answers_well_and_means_something_else_is_found_once_suspec
             assert not one.contradicts(one.row_of("class 1"), newest)  # it means what it meant
         else:
             assert newest is None
+
+
+def test_a_label_that_means_two_things_is_found_by_its_heir() -> None:
+    # Given label 0, whose rows are class 5's from now on, and which has rows of class 6 since,
+    # enough of them that they look a little like its mean, as its old rows do
+    one = head()
+    learn(one, draw(range(5), 300, seed=1), seed=1)
+    row, heir = one.row_of("class 0"), one.row_of("class 5")
+    learn(one, [1] * 40, seed=2)
+    one.add(clusters([0] * 10, seed=3), [(heir,)] * 10)
+    newest = clusters([6] * 30, seed=4)
+    one.add(newest, [(row,)] * len(newest))
+    one.settle()
+
+    # Then its own mean does not tell, and what it used to mean, beside its heir, does
+    assert not one.contradicts(row, newest[-COMPARED_ROWS:])
+    assert one.contradicts(row, newest[-COMPARED_ROWS:], heir=heir)
+    for other in range(1, 5):
+        same = clusters([other] * COMPARED_ROWS, seed=5 + other)
+        place = one.row_of(f"class {other}")
+        one.add(same, [(place,)] * len(same))
+        assert not one.contradicts(place, same, heir=heir)  # it means what it meant
+    fresh = clusters([7] * 2, seed=20)
+    alone = one.row_of("class 7")
+    one.add(fresh, [(alone,)] * 2)
+    one.settle()
+    assert not one.contradicts(alone, fresh, heir=heir)  # nothing is known of before
 
 
 def test_former_meanings_are_bounded_and_the_scatter_stays_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,15 @@ from learners.heads.base import Floats
 from learners.heads.choice import HeadOptions
 from learners.heads.probes import fit_words, fit_words_of_several
 from learners.heads.served import load_served_head
-from learners.heads.words import LEAST_ROWS, PRIOR_WORDS, SMOOTHING, WordColumns, WordSums
+from learners.heads.words import (
+    HALF_OWN_ROWS,
+    LEAST_ROWS,
+    OWN_SHARE,
+    PRIOR_WORDS,
+    SMOOTHING,
+    WordColumns,
+    WordSums,
+)
 from learners.kept import NothingKept, features_of, rows_of
 from learners.library import Learner
 from learners.model import Encoder
@@ -79,7 +88,7 @@ def test_any_order_gives_the_same_counts_and_taking_back_leaves_nothing(
     once.add(words, rows)
     for n in reversed(range(len(words))):
         pieces.add(words[n : n + 1], rows[n : n + 1])
-        pieces.columns(LABELS)
+        pieces.columns(np.bincount(labels[n : len(words)], minlength=LABELS))
     assert same(once, pieces)
     more.add(words, rows)
     more.add(words[::-1], rows)
@@ -133,7 +142,8 @@ def test_scores_are_naive_bayes_smoothed_towards_all_rows() -> None:
     words, labels = slots(token_ids), [0, 0, 1, 1]
     sums = WordSums()
     sums.add(words, [(label,) for label in labels])
-    found = sums.columns(LABELS).scores(slots([[1, 2, 9]]), labels=LABELS)[0]
+    columns = sums.columns(np.array([2, 2, 0]))
+    found = columns.scores(slots([[1, 2, 9]]), labels=LABELS)[0] - columns.offsets
     sets = [set(row[row > 0].tolist()) for row in words]
     written = [word for one in sets for word in one]
     everything = [word for word in written if written.count(word) >= LEAST_ROWS]
@@ -159,16 +169,53 @@ def test_what_only_one_row_has_is_in_no_release() -> None:
     sums = WordSums()
     sums.add(slots([[1, 2], [1, 3]]), [(0,), (1,)])
     shared = set(slots([[1]])[0].tolist()) - {0}
-    assert set(sums.columns(2).words.tolist()) == shared
+    assert set(sums.columns(np.array([1, 1])).words.tolist()) == shared
     sums.add(slots([[1, 3]]), [(1,)], sign=-1)
-    assert not len(sums.columns(2).words)
+    assert not len(sums.columns(np.array([1, 0])).words)
+
+
+def test_labels_are_on_a_par_by_how_their_rows_score_without_themselves() -> None:
+    random = np.random.default_rng(5)
+    labels = np.repeat(np.arange(7), [20] * 6 + [4])  # the last has few rows
+    words = slots([[1, *(10 + 20 * n + random.integers(0, 8, size=4))] for n in labels.tolist()])
+    rows, counts = [(n,) for n in labels.tolist()], np.bincount(labels)
+    sums = WordSums()
+    sums.add(words, rows)
+    columns = sums.columns(counts)
+    own = np.zeros(7)
+    for n, label in enumerate(labels.tolist()):
+        without = WordSums()
+        without.add(np.delete(words, n, axis=0), rows[:n] + rows[n + 1 :])
+        without._all = sums._all  # what all rows have stays
+        bare = replace(without.columns(counts), offsets=np.zeros(7, dtype=np.float32))
+        own[label] += bare.scores(words[n : n + 1], labels=7)[0, label] / counts[label]
+    said = np.asarray(sums._counts.sum(axis=1), dtype=np.float64).ravel()
+    share = OWN_SHARE * (counts - 1) / (counts - 1 + HALF_OWN_ROWS)
+    expected = share * (np.average(own, weights=said) - own)
+    np.testing.assert_allclose(columns.offsets, expected, atol=0.01)
+    assert columns.offsets[6] > max(0.0, *columns.offsets[:6])
+    assert columns.offsets[:6].mean() < 0.0
+    assert not columns.scores(np.zeros((1, SLOTS), dtype=np.int64), labels=7).any()
+
+
+def test_scores_of_a_release_from_before_labels_were_on_a_par_are_read() -> None:
+    sums = WordSums()
+    sums.add(slots([[1, 2], [1, 3], [1, 3]]), [(0,), (1,), (1,)])
+    columns = sums.columns(np.array([1, 2]))
+    arrays = columns.arrays()
+    del arrays["word_offsets"]
+    restored = WordColumns.restore(arrays)
+    asked = slots([[1, 3]])
+    before = restored.scores(asked, labels=2)
+    np.testing.assert_allclose(before + columns.offsets, columns.scores(asked, labels=2), rtol=1e-6)
 
 
 def test_a_label_s_name_counts_as_one_row_of_it() -> None:
     names, rows = slots([[1, 2]]), [(1,)]
     sums = WordSums()
     sums.add(slots([[1, 5], [5]]), [(0,), (0,)])
-    alone, named = sums.columns(2), sums.columns(2, named=(names, rows))
+    counts = np.array([2, 0])
+    alone, named = sums.columns(counts), sums.columns(counts, named=(names, rows))
     asked = slots([[1, 2]])
     assert alone.scores(asked, labels=2)[0, 1] == 0.0
     assert named.scores(asked, labels=2)[0, 1] > 0.0
@@ -177,17 +224,17 @@ def test_a_label_s_name_counts_as_one_row_of_it() -> None:
 
 def test_rows_without_words_say_nothing() -> None:
     sums = WordSums()
-    assert not sums.columns(2).scores(slots([[1]]), labels=2).any()
+    assert not sums.columns(np.zeros(2, dtype=np.int64)).scores(slots([[1]]), labels=2).any()
     sums.add(slots([[1], [1]]), [(0,), (0,)])
     dense = np.ones((2, FEATURES), dtype=np.float32)
-    assert not sums.columns(1).scores(word_slots(dense, width=FEATURES), labels=3).any()
+    assert not sums.columns(np.array([2])).scores(word_slots(dense, width=FEATURES), labels=3).any()
 
 
 def test_rows_that_were_learned_before_words_were_counted_can_be_taken_back() -> None:
     sums = WordSums()
     sums.add(slots([[1, 2]]), [(0,)], sign=-1)
     sums.add(slots([[1, 3], [1, 3], [1, 4]]), [(0,), (0,), (1,)])
-    scores = sums.columns(2).scores(slots([[1, 3]]), labels=2)
+    scores = sums.columns(np.array([1, 1])).scores(slots([[1, 3]]), labels=2)
     assert np.isfinite(scores).all()
 
 
