@@ -44,7 +44,7 @@ def forward_flops(module: EncoderModule, lengths: Sequence[int]) -> int:
     backbone: Any = module.backbone
     hidden, deep = int(backbone.config.hidden_size), int(backbone.config.num_hidden_layers)
     linear = sum(m.weight.numel() for m in backbone.modules() if isinstance(m, nn.Linear))
-    each = 2 * linear + 2 * hidden * module.layers
+    each = 2 * linear + 2 * hidden * module.pooling.vectors
     return sum(each * n + 4 * hidden * deep * n * n for n in lengths)
 
 

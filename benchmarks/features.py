@@ -126,7 +126,7 @@ class KeptModule(EncoderModule):
     """
 
     def __init__(self, kept: KeptFeatures, module: EncoderModule) -> None:
-        super().__init__(module.backbone, layers=module.layers)
+        super().__init__(module.backbone, pooling=module.pooling)
         self._kept = kept
 
     def forward(self, packed: Tensor) -> Tensor:

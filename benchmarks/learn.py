@@ -33,8 +33,10 @@ from benchmarks.trial import BATCH_ROWS, Trial
 from learners.library import Learner
 from learners.localmemory import LocalMemory
 from learners.model import DEFAULT_BACKBONE, Encoder
+from learners.pooling import POOLING, Pooling
 from learners.strategies import STRATEGIES
 from learners.tuning import TUNINGS
+from schemas.errors import EncoderError
 
 FROZEN = ("two-speed",)
 QUICK_STRATEGIES = ("two-speed", "er-ace", "naive")
@@ -51,6 +53,7 @@ class Bench:
         quick: whether streams were cut down.
         tuning: how much of the encoder trains, where a strategy trains one.
         batch_rows: rows of a micro-batch.
+        pooling: of the encoder, as `learners.pooling.Pooling` reads it.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Bench:
         quick: bool,
         tuning: str = "full",
         batch_rows: int = BATCH_ROWS,
+        pooling: str = POOLING,
     ) -> None:
         torch.set_num_threads(threads)
         self.cache = cache
@@ -71,12 +75,14 @@ class Bench:
         self.quick = quick
         self.tuning = tuning
         self.batch_rows = batch_rows
+        self.pooling = pooling
         self.revision = revision()
 
     @cached_property
     def features(self) -> KeptFeatures:
         """The encoder that nobody trains."""
-        return KeptFeatures(load_encoder(), folder=self.cache / "features", module=True)
+        encoder = load_encoder(self.pooling)
+        return KeptFeatures(encoder, folder=self.cache / "features", module=True)
 
     def run(
         self,
@@ -96,7 +102,7 @@ class Bench:
             quick=self.quick,
             data=digest(stream),
             revision=self.revision,
-            encoder=DEFAULT_BACKBONE,
+            encoder=DEFAULT_BACKBONE + f" {self.pooling}" * (self.pooling != POOLING),
             precision="fp32",
             tuning="frozen" if strategy in FROZEN else self.tuning,
             options=dict(options or {}),
@@ -119,7 +125,7 @@ class Bench:
             options |= PLUGIN
         learner = Learner(
             setup.strategy,
-            encoder=load_encoder() if kept is None else kept.stand_in,
+            encoder=load_encoder(self.pooling) if kept is None else kept.stand_in,
             memory=LocalMemory(max_rows=self.memory),
             seed=setup.seed,
             **options,
@@ -131,9 +137,9 @@ class Bench:
         return result
 
 
-def load_encoder() -> Encoder:
+def load_encoder(pooling: str = POOLING) -> Encoder:
     """Load the default backbone in exact arithmetic, on the CPU."""
-    return Encoder.load(max_tokens=MAX_TOKENS, device="cpu", precision="fp32")
+    return Encoder.load(pooling=pooling, max_tokens=MAX_TOKENS, device="cpu", precision="fp32")
 
 
 def digest(stream: Stream) -> str:
@@ -190,6 +196,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=NUMBER",
         help="options of the strategies, as head_learning_rate=0.01",
     )
+    parser.add_argument(
+        "--pooling", default=POOLING, help="features of hidden states, as the setting model.pooling"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="folder of data sets")
     parser.add_argument("--cache", type=Path, default=CACHE, help="of features and results")
@@ -200,6 +209,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if getattr(chosen, name) < least:
             given = name.replace("_", "-")
             parser.error(f"--{given} {getattr(chosen, name)}: {least} or more was expected")
+    try:
+        Pooling.parse(chosen.pooling)
+    except EncoderError as error:
+        parser.error(f"--pooling: {error}")
     return chosen
 
 
@@ -215,6 +228,7 @@ def main(arguments: Sequence[str]) -> int:
         quick=chosen.quick,
         tuning=chosen.tuning,
         batch_rows=chosen.batch_rows,
+        pooling=chosen.pooling,
     )
     results: list[Result] = []
     for name in chosen.scenario:

@@ -73,7 +73,7 @@ class Encoder:
 
     Attributes:
         name: the name or folder it was loaded from.
-        pooling: `mean-last-N`.
+        pooling: as `learners.pooling.Pooling` reads it.
         width: number of a text's features.
         row_width: length of what a head reads of a text: features, and words behind them.
         max_tokens: texts are cut to this many tokens, special ones included.
@@ -105,7 +105,7 @@ class Encoder:
         self.name = name
         self.max_tokens = max_tokens
         self.pooling = pooling
-        self.width = module.layers * int(config.hidden_size)
+        self.width = module.pooling.vectors * int(config.hidden_size)
         self.row_width = self.width + SLOTS
         self.device = choose_device(device)
         self.module = module.to(self.device).eval()
@@ -346,7 +346,7 @@ class Encoder:
             max_tokens: texts are cut to this many tokens.
             device: `auto` or a torch device.
             precision: `auto` (measured), `fp32` or `bf16`.
-            pooling: `mean-last-N`: of how many of the last hidden layers features are the means.
+            pooling: as `Pooling` reads it; `mean-last-N`: means of the last N hidden layers.
 
         Returns:
             The encoder. An `EncoderError` says that there is no such folder or name, that it is not

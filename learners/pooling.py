@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,18 +22,102 @@ from learners.batch import IDS, MASK
 from schemas.errors import EncoderError
 
 POOLING = "mean-last-3"
+POOLING_FORM = r"^(mean|cls|max)-last-[1-9]\d?(\+(mean|cls|max)-last-[1-9]\d?)*(/joint)?$"
 VIRTUAL = ("prompt", "prefix")
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """How features come of hidden states.
+
+    Every part takes one vector of each of the last hidden layers: the mean over a text's tokens,
+    the largest of each number over them, or the first token's (`cls`: Devlin et al., NAACL 2019).
+
+    Attributes:
+        parts: `mean`, `max` or `cls`, and how many of the last hidden layers.
+        joint: vectors are L2-normalised all together, so that a layer with larger numbers has more
+            say; else each by itself first.
+
+    Example:
+        >>> Pooling.parse("mean-last-3+cls-last-1")
+        Pooling(parts=(('mean', 3), ('cls', 1)), joint=False)
+    """
+
+    parts: tuple[tuple[str, int], ...]
+    joint: bool = False
+
+    @classmethod
+    def parse(cls, pooling: str, *, deepest: int = 99) -> Pooling:
+        """Read `KIND-last-N`, any number of them joined by `+`, `/joint` behind them or not.
+
+        Args:
+            pooling: what is read.
+            deepest: hidden layers that there are.
+
+        Raises:
+            EncoderError: the pooling is not known, or takes more layers than there are.
+        """
+        if re.match(POOLING_FORM, pooling) is None:
+            raise EncoderError(
+                f"pooling {pooling!r}: mean-last-N, max-last-N or cls-last-N was expected, N from "
+                "1, or several joined by +, as in mean-last-3+cls-last-1; /joint may follow"
+            )
+        listed, _, joint = pooling.partition("/")
+        kinds = [part.split("-last-") for part in listed.split("+")]
+        parts = tuple((kind, int(layers)) for kind, layers in kinds)
+        if max(layers for _, layers in parts) > deepest:
+            raise EncoderError(f"pooling {pooling!r}: this encoder has {deepest} hidden layers")
+        return cls(parts, bool(joint))
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors of the hidden states' width features are made of."""
+        return sum(layers for _, layers in self.parts)
+
+    def __call__(self, states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
+        """Pool hidden states.
+
+        Args:
+            states: of every layer, the last one last, float [rows, tokens, hidden] each.
+            mask: int64 [rows, tokens], 1 for a token of the text.
+
+        Returns:
+            float32 [rows, vectors * hidden], every row of length 1.
+        """
+        found = [
+            _POOLS[kind](layer.float(), mask)
+            for kind, layers in self.parts
+            for layer in states[-layers:]
+        ]
+        if not self.joint:
+            found = [nn.functional.normalize(one, dim=1) for one in found]
+        return nn.functional.normalize(torch.cat(found, dim=1), dim=1)
+
+
+def _mean(layer: Tensor, mask: Tensor) -> Tensor:
+    weights = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1)  # float32 [rows, 1, tokens]
+    return (weights @ layer).squeeze(1)
+
+
+def _max(layer: Tensor, mask: Tensor) -> Tensor:
+    lowest = torch.finfo(layer.dtype).min
+    return layer.masked_fill(mask.unsqueeze(2) == 0, lowest).amax(dim=1)
+
+
+def _cls(layer: Tensor, mask: Tensor) -> Tensor:
+    del mask  # the first token is always there
+    return layer[:, 0]
+
+
+_POOLS = {"mean": _mean, "max": _max, "cls": _cls}
 
 
 class EncoderModule(nn.Module):
     """A Hugging Face encoder with its pooling: packed tokens in, unit features out.
 
-    Features are the means over tokens of the last hidden layers, each L2-normalised, concatenated
-    and normalised again.
-
     Args:
         backbone: the encoder.
-        layers: how many of its last hidden layers.
+        pooling: of its hidden states.
         virtual: `prompt`, float32 [tokens, embedding], and `prefix`, float32 [backbone layers, 2
             (keys, values), heads, tokens, width of a head]; both may be missing.
     """
@@ -41,11 +126,11 @@ class EncoderModule(nn.Module):
     prefix: nn.Parameter | None
 
     def __init__(
-        self, backbone: nn.Module, *, layers: int, virtual: Mapping[str, Tensor] | None = None
+        self, backbone: nn.Module, *, pooling: Pooling, virtual: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.layers = layers
+        self.pooling = pooling
         for name in VIRTUAL:
             self.carry(name, (virtual or {}).get(name))
 
@@ -76,15 +161,11 @@ class EncoderModule(nn.Module):
             packed: int64 [rows, 2, tokens] as `learners.batch.collate` makes it.
 
         Returns:
-            float32 [rows, layers * hidden], every row of length 1.
+            float32 [rows, pooling.vectors * hidden], every row of length 1.
         """
         ids, mask = packed[:, IDS], packed[:, MASK]  # [rows, tokens] each
         states = self.backbone(**self._inputs(ids, mask), output_hidden_states=True).hidden_states
-        hidden = [state[:, self.prompt_tokens :] for state in states[-self.layers :]]
-        weights = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1)  # float32 [rows, 1, tokens]
-        means = [(weights @ layer.float()).squeeze(1) for layer in hidden]  # [rows, hidden] each
-        unit = [nn.functional.normalize(mean, dim=1) for mean in means]
-        return nn.functional.normalize(torch.cat(unit, dim=1), dim=1)
+        return self.pooling(tuple(state[:, self.prompt_tokens :] for state in states), mask)
 
     def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         """Give what the backbone is called with: the words, and the virtual tokens as seen."""
@@ -132,20 +213,6 @@ class LayerPrefix:
         return torch.cat([both[0], keys], dim=2), torch.cat([both[1], values], dim=2)
 
 
-def pooled_layers(pooling: str, *, deepest: int) -> int:
-    """Read how many of the last hidden layers a pooling takes.
-
-    Raises:
-        EncoderError: the pooling is not known, or takes more layers than there are.
-    """
-    match = re.fullmatch(r"mean-last-([1-9]\d?)", pooling)
-    if match is None:
-        raise EncoderError(f"pooling {pooling!r}: mean-last-N was expected, N from 1")
-    if int(match[1]) > deepest:
-        raise EncoderError(f"pooling {pooling!r}: this encoder has {deepest} hidden layers")
-    return int(match[1])
-
-
 def pooled(
     backbone: nn.Module, pooling: str, virtual: Mapping[str, Tensor] | None = None
 ) -> EncoderModule:
@@ -154,5 +221,5 @@ def pooled(
     A pooling that the backbone cannot have is an EncoderError.
     """
     config: Any = backbone.config
-    layers = pooled_layers(pooling, deepest=int(config.num_hidden_layers) + 1)
-    return EncoderModule(backbone, layers=layers, virtual=virtual)
+    read = Pooling.parse(pooling, deepest=int(config.num_hidden_layers) + 1)
+    return EncoderModule(backbone, pooling=read, virtual=virtual)

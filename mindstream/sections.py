@@ -22,6 +22,8 @@ ENGINE_PRECISIONS = {
     "onnxruntime": ("fp32", "int8"),
 }
 _Engine = Literal["auto", "torch", "torch-compiled", "cuda-graphs", "openvino", "onnxruntime"]
+# As learners.pooling reads it.
+POOLINGS = r"^(mean|cls|max)-last-[1-9]\d?(\+(mean|cls|max)-last-[1-9]\d?)*(/joint)?$"
 _BROKER = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+):(\d{1,5})$")
 _LOOKS_LIKE_A_PATH = re.compile(r"^[/.~]|\\|/$|/.*/")  # a name on the hub has one / at most
 
@@ -133,8 +135,10 @@ class ModelSettings(Section):
     max_tokens: int = Field(128, ge=8, le=8192, description="longer texts are cut here, tokens")
     pooling: str = Field(
         "mean-last-3",
-        pattern=r"^mean-last-[1-9][0-9]?$",
-        description="features are means over tokens of the last N hidden layers: mean-last-N",
+        pattern=POOLINGS,
+        description="features from the last N hidden layers: mean-last-N, max-last-N or cls-last-N "
+        "(the first token), or several: mean-last-3+cls-last-1. Each vector has length 1 before "
+        "they are joined; with /joint behind them, only all together",
     )
     device: str = Field(
         "auto",

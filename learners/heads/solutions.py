@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learners.heads.base import NEVER, Arrays, Meta
+from learners.heads.base import NEVER, Arrays, Floats, Meta
 from learners.heads.blocks import Block, Blocks
 from learners.heads.calibration import Calibration
 from learners.heads.choice import CHOOSE_PROBES, Chooser
@@ -116,8 +116,11 @@ class Solutions:
                 counts=self.sums.counts,
             )
         known = len(self.sums.labels)
-        rows = self.sums.counts.numpy().astype(np.int64)
-        self._words = self.sums.words.columns(rows, named=self._names.words(known))
+        self._words = self.sums.words.columns(
+            self.sums.counts.numpy().astype(np.int64),
+            young=self._mean_weights(self.sums.counts),
+            named=self._names.words(known),
+        )
         lead = self._block(moments.single(), alive, strength=self.chooser.strength)
         self._blocks = self._blocks.with_lead(lead)
         all_too = then_all or (self._blocks.full.rows > 0 and self.chooser.method != before)
@@ -269,7 +272,6 @@ class Solutions:
         constants[: len(full.counts)] = torch.from_numpy(full.constants)
         leading = torch.from_numpy(lead.constants) if fresh.any() else torch.zeros(0)
         means, centre = self.means(known)
-        heard = ((counts > 0) | self._names.declared(known)) & (not self.chooser.several)
         return SolvedAdditive(
             labels=tuple(self.sums.labels[:known]),
             calibration=self._calibration,
@@ -280,11 +282,16 @@ class Solutions:
             lead_constants=(leading + bias[: len(leading)]).numpy(),
             fresh=fresh.numpy(),
             means=means.half().numpy(),
-            mean_weights=mean_weights(counts, heard).numpy(),
+            mean_weights=self._mean_weights(counts),
             centre=centre.float().numpy(),
             trained=self._trained,
             words=self._words,
         )
+
+    def _mean_weights(self, counts: Tensor) -> Floats:
+        """Give the share that each label's mean has in its score: float32 [labels]."""
+        heard = ((counts > 0) | self._names.declared(len(counts))) & (not self.chooser.several)
+        return mean_weights(counts, heard).numpy()
 
     def blobs(self) -> dict[str, bytes]:
         """Write what serves, and as `judged` what differs of it where it is judged."""

@@ -4,9 +4,9 @@ Owns the counts of words by label and their scores; must not know features, toke
 weighed. Multinomial naive Bayes over the distinct words of a text (McCallum & Nigam, AAAI workshop
 1998), smoothed towards the words of all rows (Dirichlet prior: Zhai & Lafferty, SIGIR 2001), so
 that a label with few rows says little. Ours divides by the root of a text's number of words, since
-neighbouring words repeat each other. Labels whose own rows score lower than others' do, as those
-with few rows, would lose texts to the others: a share of the difference is given back (as scores of
-speakers are normalised: Auckenthaler, Carey & Lloyd-Thomas, Digital Signal Processing 10, 2000).
+neighbouring words repeat each other. Rows of a label that has few score lower than others' do, and
+would be lost to the others: a share of the difference is given back (as scores of speakers are
+normalised: Auckenthaler, Carey & Lloyd-Thomas, Digital Signal Processing 10, 2000).
 A pretrained encoder sees what a text means, counts see which words a label's texts have: their
 errors differ, so both together are better than either.
 
@@ -201,11 +201,18 @@ class WordSums:
             self._count(before.row + row, before.col, -before.data)
         self.add(words, [(row,)] * len(words))
 
-    def columns(self, rows: NDArray[np.int64], *, named: Named = NO_NAMES) -> WordColumns:
+    def columns(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        young: Floats | float = 0.0,
+        named: Named = NO_NAMES,
+    ) -> WordColumns:
         """Give the scores of the words counted so far.
 
         Args:
             rows: int64 [labels], how many were counted of each of the first labels.
+            young: float32 [labels], 0 to 1, of each label, how much it is to be on a par.
             named: words of labels' names, int64 [named, SLOTS], and rows of the labels; each name
                 counts as one row.
         """
@@ -235,7 +242,7 @@ class WordSums:
             counts.indices.astype(np.int32),
             counts.indptr[1:].astype(np.int64),
             np.log(known / (known + said)).astype(np.float32),
-            _offsets(found, start, counts.indptr, rows=rows, words=said, known=known),
+            young * _lacks(found, start, counts.indptr, rows=rows, words=said, known=known),
         )
 
     def _heard(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -272,7 +279,7 @@ class WordSums:
         return sums
 
 
-def _offsets(
+def _lacks(
     counts: Floats,
     start: Floats,
     ends: NDArray[np.int32],
@@ -281,7 +288,7 @@ def _offsets(
     words: NDArray[np.float64],
     known: float,
 ) -> Floats:
-    """Give back a share of what labels' own rows lack of others': float32 [labels].
+    """Give a share of what labels' own rows lack of the scores of others': float32 [labels].
 
     How a label's rows score without themselves is known exactly from its counts: a row has a word
     once, so that for it the word occurred once less.

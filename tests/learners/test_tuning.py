@@ -298,7 +298,7 @@ def test_other_architectures_train_or_say_that_they_cannot(
     assert all(p.grad is not None for p in work.parameters)
     alone = module(collate([[9, 10]]))
     torch.testing.assert_close(module(packed)[1:], alone, atol=1e-5, rtol=0.0)
-    twin = EncoderModule(unadapted(module).backbone, layers=2, virtual=module.virtual)
+    twin = EncoderModule(unadapted(module).backbone, pooling=module.pooling, virtual=module.virtual)
     torch.testing.assert_close(twin(packed), module(packed), atol=1e-5, rtol=0.0)
 
 

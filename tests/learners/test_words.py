@@ -181,7 +181,7 @@ def test_labels_are_on_a_par_by_how_their_rows_score_without_themselves() -> Non
     rows, counts = [(n,) for n in labels.tolist()], np.bincount(labels)
     sums = WordSums()
     sums.add(words, rows)
-    columns = sums.columns(counts)
+    columns = sums.columns(counts, young=np.ones(7, dtype=np.float32))
     own = np.zeros(7)
     for n, label in enumerate(labels.tolist()):
         without = WordSums()
@@ -201,7 +201,7 @@ def test_labels_are_on_a_par_by_how_their_rows_score_without_themselves() -> Non
 def test_scores_of_a_release_from_before_labels_were_on_a_par_are_read() -> None:
     sums = WordSums()
     sums.add(slots([[1, 2], [1, 3], [1, 3]]), [(0,), (1,), (1,)])
-    columns = sums.columns(np.array([1, 2]))
+    columns = sums.columns(np.array([1, 2]), young=1.0)
     arrays = columns.arrays()
     del arrays["word_offsets"]
     restored = WordColumns.restore(arrays)
