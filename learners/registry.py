@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,7 @@ class Registry:
         """List the tasks that have releases, sorted."""
         return [task for task in self._names("releases") if self._versions(task)]
 
-    def prune(self, task: str, keep: int) -> int:
+    def prune(self, task: str, keep: int, *, spared: Collection[str] = ()) -> int:
         """Remove old releases of a task, and every blob that no release needs any more.
 
         The newest half of those that stay follow each other. Of the others, those stay that are
@@ -230,6 +230,7 @@ class Registry:
         Args:
             task: whose releases.
             keep: how many stay, 1 or more.
+            spared: versions that stay whatever their age.
 
         Returns:
             How many releases were removed.
@@ -242,7 +243,7 @@ class Registry:
         releases = self._known(task)
         if len(releases) <= keep:
             return 0
-        old = _crowded(releases, keep=keep)
+        old = [one for one in _crowded(releases, keep=keep) if one.version not in spared]
         for release in old:
             self._fs.rm_file(self._manifest_path(task, release.version))
         dropped = {blob.sha256: blob for release in old for blob in release.blobs.values()}

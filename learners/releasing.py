@@ -1,18 +1,23 @@
 """From what the learner knows to a release, through the gate.
 
 Owns the comparison on held-out memory and the publication; must not know Kafka or who serves.
+
+A candidate is held against the release before it, and may lose a little. A strategy that forgets
+slowly would pass every time, and lose everything in the end: the best release so far, the one that
+none since was better than on the same held-out rows, is therefore asked too.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from learners.gate import GateRules, judge
 from learners.heads.class_drift import WINDOW_ROWS
@@ -24,10 +29,12 @@ from learners.released import EncoderCache, ReleasedModel, decide_by
 from learners.strategies.base import Refits, Renews, Rests
 from learners.tasks import Decision
 from schemas import Blob, GateReport, ModelRelease
-from schemas.errors import NoReleaseError
+from schemas.errors import NoReleaseError, ReleaseError
 from schemas.fields import Label
 
 PRUNE_EVERY = 10  # releases; a clean-up lists them, and reads the manifests of these
+# Standard errors that chance explains beside the best: of the best of many, luck is a part.
+LUCK = 3.0
 
 
 class HeldOutRow(Protocol):
@@ -68,6 +75,20 @@ class Verdict:
 
     report: GateReport
     release: ModelRelease | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A release that candidates are held against.
+
+    Attributes:
+        model: it.
+        renewed: of the labels that had changed their meaning before it was made here, the rows
+            since then.
+    """
+
+    model: ReleasedModel
+    renewed: Mapping[str, int] = field(default_factory=dict)
 
 
 class FeatureCache:
@@ -129,7 +150,8 @@ class Releaser:
         self.rules = rules
         self.rows = rows
         self.keep = keep
-        self.champion: ReleasedModel | None = None
+        self._champion: Rival | None = None
+        self._best: Rival | None = None
         self.considered = -1  # examples learned when a candidate was last considered
         self._features = FeatureCache(4 * rows, shared=features or NothingKept())
         self._encoders = EncoderCache()
@@ -137,8 +159,16 @@ class Releaser:
         self._shared: Encoder | None = None
         self._until_prune = PRUNE_EVERY
         self._stirred = False
-        self._made = ""  # the version that was last made here, with the labels renewed before it
-        self._renewed: Mapping[str, int] = {}
+
+    @property
+    def champion(self) -> ReleasedModel | None:
+        """The release that serves."""
+        return None if self._champion is None else self._champion.model
+
+    @property
+    def best(self) -> ReleasedModel | None:
+        """The release that none since was better than, on held-out rows."""
+        return None if self._best is None else self._best.model
 
     def resume(self) -> ModelRelease | None:
         """Take the newest release of the task as champion, when there is one."""
@@ -146,8 +176,13 @@ class Releaser:
             release = self.registry.latest(self.learner.task)
         except NoReleaseError:
             return None
-        self._share_encoder()
-        self.champion = ReleasedModel.load(release, self.registry, encoders=self._encoders)
+        self._follow_to(release)
+        if release.gate.best is not None and release.rolled_back_from is None:
+            try:
+                best = self.registry.get(self.learner.task, release.gate.best)
+                self._best = Rival(self._load(best))
+            except ReleaseError:
+                pass  # somebody cleaned up: the champion is the best that is known
         return release
 
     @property
@@ -181,7 +216,7 @@ class Releaser:
         self.considered = self.learner.learned
         self._stirred = False
         held = self._follow()
-        report = held or self._judge()
+        report, beside_best = (held, held) if held else self._judge()
         if not report.accepted:
             return Verdict(report, None)
         blobs = {**self._encoder(), **self.registry.put_blobs(strategy.head_blobs())}
@@ -197,14 +232,24 @@ class Releaser:
             gate=report,
             time=now,
         )
-        self.champion = ReleasedModel.load(release, self.registry, encoders=self._encoders)
-        self._made = release.version
-        self._renewed = strategy.renewed_rows() if isinstance(strategy, Renews) else {}
+        renewed = strategy.renewed_rows() if isinstance(strategy, Renews) else {}
+        self._champion = Rival(self._load(release), renewed)
+        if self._best is None or _is_no_worse(beside_best):
+            self._best = self._champion
         self._until_prune -= 1
         if not self._until_prune:
-            self.registry.prune(self.learner.task, self.keep)
+            spared = (self._best.model.release.version,)
+            self.registry.prune(self.learner.task, self.keep, spared=spared)
             self._until_prune = PRUNE_EVERY
         return Verdict(report, release)
+
+    def _load(self, release: ModelRelease) -> ReleasedModel:
+        return ReleasedModel.load(release, self.registry, encoders=self._encoders)
+
+    def _follow_to(self, release: ModelRelease) -> None:
+        """Take a release that others published, or somebody went back to, for the best too."""
+        self._share_encoder()
+        self._champion = self._best = Rival(self._load(release))
 
     def _follow(self) -> GateReport | None:
         """Take as champion what others published; hold candidates back after a rollback."""
@@ -213,8 +258,7 @@ class Releaser:
         except NoReleaseError:
             return None
         if self.champion is None or latest.version != self.champion.release.version:
-            self._share_encoder()
-            self.champion = ReleasedModel.load(latest, self.registry, encoders=self._encoders)
+            self._follow_to(latest)
         if latest.rolled_back_from is None:
             return None
         return GateReport(
@@ -227,21 +271,48 @@ class Releaser:
             challenger=0.0,
         )
 
-    def _judge(self) -> GateReport:
-        strategy = self.learner.strategy
+    def _judge(self) -> tuple[GateReport, GateReport]:
+        """Judge the candidate; give the decision, and the figures beside the best so far."""
         rows = list(self.memory.held_out(self.rows))
-        champion: Sequence[Decision] | None = None if self.champion is None else []
-        if rows and self.champion is not None:
-            features = self._features.features(self.champion.encoder, rows)
-            champion = decide_by(self.champion.judged, features, kind=self.champion.kind, top=1)
+        challenger = self._challenge(rows)
+        report = self._beside(self._champion, rows, challenger, rules=self.rules)
+        best = self._best
+        if not report.accepted or best is None or best is self._champion:
+            return report, report
+        rules = replace(self.rules, errors=max(LUCK, self.rules.errors))
+        beside = self._beside(best, rows, challenger, rules=rules)
+        changed, texts = self._changed(best), self.learner.kind.label_texts
+        if not beside.left_out and any(text in changed for r in rows for text in texts(r.label)):
+            return report, report  # most of what the best knew has another meaning now
+        version = best.model.release.version
+        report = structs.replace(report, best=version, best_score=beside.champion)
+        if not beside.accepted:
+            reason = f"beside {version}, the best release so far: {beside.reason}"
+            report = structs.replace(report, accepted=False, reason=reason)
+        return report, beside
+
+    def _beside(
+        self,
+        rival: Rival | None,
+        rows: Sequence[HeldOutRow],
+        challenger: Sequence[Decision | None],
+        *,
+        rules: GateRules,
+    ) -> GateReport:
+        """Judge what the candidate answers on held-out rows beside what a release does."""
+        answers: Sequence[Decision] | None = None if rival is None else []
+        if rows and rival is not None:
+            model = rival.model
+            features = self._features.features(model.encoder, rows)
+            answers = decide_by(model.judged, features, kind=model.kind, top=1)
         return judge(
             truths=[row.label for row in rows],
-            challenger=self._challenge(rows),
-            champion=champion,
+            challenger=challenger,
+            champion=answers,
             kind=self.learner.kind,
-            labels=list(strategy.head.labels),
-            rules=self.rules,
-            changed=self._changed(),
+            labels=list(self.learner.strategy.head.labels),
+            rules=rules,
+            changed=self._changed(rival),
         )
 
     def _challenge(self, rows: Sequence[HeldOutRow]) -> Sequence[Decision | None]:
@@ -255,23 +326,21 @@ class Releaser:
         head = strategy.judged_head if isinstance(strategy, Refits) else strategy.head
         return decide_by(head, features, kind=self.learner.kind, top=1)
 
-    def _changed(self) -> Collection[str]:
-        """Name the labels whose meaning may have changed since the champion was made.
+    def _changed(self, rival: Rival | None) -> Collection[str]:
+        """Name the labels whose meaning may have changed since a release was made.
 
-        A label had changed before when it was known then and has no fewer rows now. Of a champion
+        A label had changed before when it was known then and has no fewer rows now. Of a release
         that was not made by this object: when more of its rows were learned since the change than
-        rows in all since the champion.
+        rows in all since the release.
         """
         strategy = self.learner.strategy
-        if self.champion is None or not isinstance(strategy, Renews):
+        if rival is None or not isinstance(strategy, Renews):
             return ()
-        release = self.champion.release
-        since = self.learner.learned - release.learned + WINDOW_ROWS
-        before = self._renewed if release.version == self._made else {}
+        since = self.learner.learned - rival.model.release.learned + WINDOW_ROWS
         return {
             label
             for label, rows in strategy.renewed_rows().items()
-            if rows <= since and rows < before.get(label, rows + 1)
+            if rows <= since and rows < rival.renewed.get(label, rows + 1)
         }
 
     def _encoder(self) -> dict[str, Blob]:
@@ -290,3 +359,11 @@ class Releaser:
         self._shared = strategy.encoder  # another one after a consolidation
         self._encoder_blobs = self.registry.put_blobs(strategy.encoder.blobs())
         self._encoders.keep(self._encoder_blobs, strategy.encoder)
+
+
+def _is_no_worse(report: GateReport) -> bool:
+    """Whether the challenger is as good as what it was held against, and on the oldest rows too."""
+    pairs = [(report.challenger, report.champion)]
+    if report.oldest is not None:
+        pairs.append((report.oldest.challenger, report.oldest.champion))
+    return all(theirs is None or ours >= theirs for ours, theirs in pairs)

@@ -231,6 +231,8 @@ class LearnMetrics:
         self.metrics.gate_score.labels(task, "challenger").set(report.challenger)
         if report.champion is not None:
             self.metrics.gate_score.labels(task, "champion").set(report.champion)
+        if report.best_score is not None:
+            self.metrics.gate_score.labels(task, "best").set(report.best_score)
         for part, figures in (("oldest", report.oldest), ("newest", report.newest)):
             _set_both(self.metrics.gate_slice_score, (task, part), figures)
         _set_both(self.metrics.gate_calibration_error, (task,), report.calibration)
@@ -292,6 +294,8 @@ def _other_figures(report: GateReport) -> str:
         for name, figures in named
         if figures is not None
     ]
+    if report.best_score is not None:
+        said.append(f"; the best so far has {report.best_score:.3f}")
     if report.left_out:
         said.append(f"; {report.left_out} rows of changed labels left out")
     return "".join(said)

@@ -47,6 +47,8 @@ class GateReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         newest: scores on the rows that came last, likewise.
         calibration: expected calibration errors, likewise; less is better.
         left_out: held-out rows of labels whose meaning changed since the champion was made.
+        best: version of the best release so far, where the candidate was held against it too.
+        best_score: score of that release on the rows it was judged on, 0 to 1.
     """
 
     accepted: bool
@@ -60,6 +62,8 @@ class GateReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     newest: GateFigures | None = None
     calibration: GateFigures | None = None
     left_out: Count = 0
+    best: str | None = None
+    best_score: Unit | None = None
 
 
 class ModelRelease(

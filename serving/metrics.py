@@ -130,7 +130,12 @@ TABLE: tuple[Metric, ...] = (
         ("task", "decision"),
         "Candidates the gate accepted or rejected.",
     ),
-    _gauge("gate_score", "0 to 1", ("task", "model"), "Last held-out score: champion, challenger."),
+    _gauge(
+        "gate_score",
+        "0 to 1",
+        ("task", "model"),
+        "Last held-out score: champion, challenger, and best of all so far.",
+    ),
     _gauge(
         "gate_slice_score",
         "0 to 1",

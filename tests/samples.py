@@ -98,6 +98,8 @@ SAMPLES: dict[str, Any] = {
             newest=GateFigures(rows=100, challenger=0.89, champion=0.85),
             calibration=GateFigures(rows=400, challenger=0.03, champion=0.04),
             left_out=12,
+            best="000009-11ee22dd",
+            best_score=0.93,
         ),
         parent="000011-00ff00ff",
         rolled_back_from="000013-abcdef01",

@@ -15,7 +15,7 @@ from learners.registry import Registry
 from learners.releasing import PRUNE_EVERY, Releaser, Verdict
 from learners.replay import ReplayMemory, ReplayRow
 from schemas.errors import CheckpointError, ReleaseError
-from tests.learners.test_loop import EXAMPLES
+from tests.learners.test_loop import EXAMPLES, TEXTS
 from tests.learning import MakeLearner, example, frozen_encoder, make_learner
 
 __all__ = ["frozen_encoder", "make_learner"]
@@ -196,3 +196,70 @@ def test_a_checkpoint_of_another_strategy_is_refused_in_words(make_learner: Make
         make_learner("er").restore(state)
     with pytest.raises(CheckpointError, match="kind 'classify', the settings say 'multilabel'"):
         make_learner(kind="multilabel").restore(state)
+
+
+def test_what_is_forgotten_little_by_little_is_held_against_the_best_so_far(
+    make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    # Given a good release, and rules by which a candidate may lose much beside the one before
+    learner = make_learner(held_out_share=0.4)
+    rules = GateRules(margin=0.1, label_loss=1.0, slice_loss=1.0, calibration_loss=1.0)
+    releases = releaser(learner, memory, tmp_path, rules=rules)
+    learner.learn(EXAMPLES)
+    good = releases.consider(positions={}, now=START).release
+    assert good is not None
+    assert good.gate.best is None
+
+    # When one wording after the other is taught wrong, until a candidate is refused
+    wrong = {"refund": "pin", "pin": "card", "card": "refund"}
+    verdicts: list[Verdict] = []
+    while not verdicts or verdicts[-1].release is not None:
+        step = len(verdicts)
+        label = list(TEXTS)[step % 3]
+        text = TEXTS[label][step // 3]
+        rows = [(f"w-{step}-{n}", f"{text} {n % 8}", wrong[label]) for n in range(48)]
+        learner.learn([example(*row) for row in rows])
+        verdicts.append(releases.consider(positions={}, now=START + timedelta(seconds=step + 1)))
+
+    # Then each passed beside the one before, and the last does not beside the good one
+    assert len(verdicts) > 3
+    refused = verdicts[-1].report
+    assert refused.reason.startswith(f"beside {good.version}, the best release so far: agreement")
+    assert refused.champion is not None
+    assert refused.best_score == 1.0
+    assert refused.challenger > refused.champion - 0.2
+    assert verdicts[-2].report.best == good.version
+    assert releases.best is not None
+    assert releases.best.release == good
+
+    # And whoever goes on after a restart knows the good one, unless it is gone, or was gone back to
+    registry = Registry(str(tmp_path))
+    again = releaser(learner, memory, tmp_path, rules=rules)
+    assert again.resume() == verdicts[-2].release
+    assert again.best is not None
+    assert again.best.release == good
+    assert again.consider(positions={}, now=START + timedelta(seconds=60)).report == refused
+    registry.prune("intents", 1, spared=[good.version])
+    assert [one.version for one in registry.releases("intents")][1:] == [good.version]
+    assert again.resume() is not None  # every blob of it is there
+    registry.prune("intents", 1)
+    alone = releaser(learner, memory, tmp_path, rules=rules)
+    assert alone.resume() == verdicts[-2].release
+    assert alone.best is alone.champion
+
+
+def test_a_release_that_is_no_worse_becomes_the_best_so_far(
+    make_learner: MakeLearner, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    learner = make_learner(held_out_share=0.4)
+    releases = releaser(learner, memory, tmp_path)
+    for n in range(4):
+        learner.learn(EXAMPLES[18 * n : 18 * n + 18])
+        verdict = releases.consider(positions={}, now=START + timedelta(seconds=n))
+        assert verdict.release is not None, verdict.report.reason
+        better = verdict.report.champion is None or (
+            verdict.report.challenger >= verdict.report.champion
+        )
+        assert releases.best is not None
+        assert (releases.best is releases.champion) == better
+    assert releases.best is releases.champion
