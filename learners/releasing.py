@@ -279,7 +279,8 @@ class Releaser:
         best = self._best
         if not report.accepted or best is None or best is self._champion:
             return report, report
-        rules = replace(self.rules, errors=max(LUCK, self.rules.errors))
+        # Of a label that a newer one takes texts from, some loss is for good.
+        rules = replace(self.rules, errors=max(LUCK, self.rules.errors), label_loss=1.0)
         beside = self._beside(best, rows, challenger, rules=rules)
         changed, texts = self._changed(best), self.learner.kind.label_texts
         if not beside.left_out and any(text in changed for r in rows for text in texts(r.label)):
