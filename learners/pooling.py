@@ -22,7 +22,7 @@ from learners.batch import IDS, MASK
 from schemas.errors import EncoderError
 
 POOLING = "mean-last-3"
-POOLING_FORM = r"^(mean|cls|max)-last-[1-9]\d?(\+(mean|cls|max)-last-[1-9]\d?)*(/joint)?$"
+POOLING_FORM = r"^(mean|cls|max)-last-[1-9][0-9]?(\+(mean|cls|max)-last-[1-9][0-9]?)*(/joint)?$"
 VIRTUAL = ("prompt", "prefix")
 
 
@@ -57,7 +57,7 @@ class Pooling:
         Raises:
             EncoderError: the pooling is not known, or takes more layers than there are.
         """
-        if re.match(POOLING_FORM, pooling) is None:
+        if re.fullmatch(POOLING_FORM, pooling) is None:
             raise EncoderError(
                 f"pooling {pooling!r}: mean-last-N, max-last-N or cls-last-N was expected, N from "
                 "1, or several joined by +, as in mean-last-3+cls-last-1; /joint may follow"

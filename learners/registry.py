@@ -159,6 +159,7 @@ class Registry:
             "time": time,
             "parent": latest.version,
             "rolled_back_from": latest.version,
+            "gate": msgspec.structs.replace(old.gate, best=None, best_score=None),  # it is now
         }
         return self._publish(msgspec.structs.replace(old, **changes))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -83,12 +83,12 @@ class Rival:
 
     Attributes:
         model: it.
-        renewed: of the labels that had changed their meaning before it was made here, the rows
-            since then.
+        renewals: how often labels had changed their meaning before it was made; None where it was
+            not made here.
     """
 
     model: ReleasedModel
-    renewed: Mapping[str, int] = field(default_factory=dict)
+    renewals: Mapping[str, int] | None = None
 
 
 class FeatureCache:
@@ -154,7 +154,7 @@ class Releaser:
         self._best: Rival | None = None
         self.considered = -1  # examples learned when a candidate was last considered
         self._features = FeatureCache(4 * rows, shared=features or NothingKept())
-        self._encoders = EncoderCache()
+        self._encoders = EncoderCache(encoders=3)  # the learner's, the champion's and the best's
         self._encoder_blobs: dict[str, Blob] | None = None
         self._shared: Encoder | None = None
         self._until_prune = PRUNE_EVERY
@@ -177,12 +177,6 @@ class Releaser:
         except NoReleaseError:
             return None
         self._follow_to(release)
-        if release.gate.best is not None and release.rolled_back_from is None:
-            try:
-                best = self.registry.get(self.learner.task, release.gate.best)
-                self._best = Rival(self._load(best))
-            except ReleaseError:
-                pass  # somebody cleaned up: the champion is the best that is known
         return release
 
     @property
@@ -216,7 +210,7 @@ class Releaser:
         self.considered = self.learner.learned
         self._stirred = False
         held = self._follow()
-        report, beside_best = (held, held) if held else self._judge()
+        report = held or self._judge()
         if not report.accepted:
             return Verdict(report, None)
         blobs = {**self._encoder(), **self.registry.put_blobs(strategy.head_blobs())}
@@ -232,9 +226,9 @@ class Releaser:
             gate=report,
             time=now,
         )
-        renewed = strategy.renewed_rows() if isinstance(strategy, Renews) else {}
-        self._champion = Rival(self._load(release), renewed)
-        if self._best is None or _is_no_worse(beside_best):
+        renewals = strategy.renewals() if isinstance(strategy, Renews) else {}
+        self._champion = Rival(self._load(release), renewals)
+        if self._best is None or report.best is None:
             self._best = self._champion
         self._until_prune -= 1
         if not self._until_prune:
@@ -247,9 +241,15 @@ class Releaser:
         return ReleasedModel.load(release, self.registry, encoders=self._encoders)
 
     def _follow_to(self, release: ModelRelease) -> None:
-        """Take a release that others published, or somebody went back to, for the best too."""
+        """Take a release that was not made here for champion, and what it names for the best."""
         self._share_encoder()
         self._champion = self._best = Rival(self._load(release))
+        if release.gate.best is not None:
+            try:
+                best = self.registry.get(self.learner.task, release.gate.best)
+                self._best = Rival(self._load(best))
+            except ReleaseError:
+                pass  # somebody cleaned up: the champion is the best that is known
 
     def _follow(self) -> GateReport | None:
         """Take as champion what others published; hold candidates back after a rollback."""
@@ -271,26 +271,41 @@ class Releaser:
             challenger=0.0,
         )
 
-    def _judge(self) -> tuple[GateReport, GateReport]:
-        """Judge the candidate; give the decision, and the figures beside the best so far."""
+    def _judge(self) -> GateReport:
+        """Judge the candidate beside the champion, and beside the best so far.
+
+        Beside the best only all rows together are judged. Of a label, or of the oldest rows, some
+        loss is for good where newer labels take over their texts: that would stop every candidate.
+        """
         rows = list(self.memory.held_out(self.rows))
         challenger = self._challenge(rows)
-        report = self._beside(self._champion, rows, challenger, rules=self.rules)
+        report = beside = self._beside(self._champion, rows, challenger, rules=self.rules)
         best = self._best
-        if not report.accepted or best is None or best is self._champion:
-            return report, report
-        # Of a label that a newer one takes texts from, some loss is for good.
-        rules = replace(self.rules, errors=max(LUCK, self.rules.errors), label_loss=1.0)
-        beside = self._beside(best, rows, challenger, rules=rules)
-        changed, texts = self._changed(best), self.learner.kind.label_texts
-        if not beside.left_out and any(text in changed for r in rows for text in texts(r.label)):
-            return report, report  # most of what the best knew has another meaning now
+        if best is None:
+            return report
+        if best is not self._champion:
+            rules = GateRules(
+                errors=max(LUCK, self.rules.errors),
+                margin=self.rules.margin,
+                label_loss=1.0,
+                slice_loss=1.0,
+                calibration_loss=1.0,
+            )
+            beside = self._beside(best, rows, challenger, rules=rules)
+            changed, texts = self._changed(best), self.learner.kind.label_texts
+            if not beside.left_out and any(
+                text in changed for r in rows for text in texts(r.label)
+            ):
+                self._best = self._champion  # most of what the best knew has another meaning now
+                return report
+        if report.accepted and beside.challenger >= (beside.champion or 0.0):
+            return report  # it is the best itself
         version = best.model.release.version
         report = structs.replace(report, best=version, best_score=beside.champion)
-        if not beside.accepted:
+        if report.accepted and not beside.accepted:
             reason = f"beside {version}, the best release so far: {beside.reason}"
             report = structs.replace(report, accepted=False, reason=reason)
-        return report, beside
+        return report
 
     def _beside(
         self,
@@ -330,19 +345,17 @@ class Releaser:
     def _changed(self, rival: Rival | None) -> Collection[str]:
         """Name the labels whose meaning may have changed since a release was made.
 
-        A label had changed before when it was known then and has no fewer rows now. Of a release
-        that was not made by this object: when more of its rows were learned since the change than
-        rows in all since the release.
+        Of a release that was not made by this object: when more of its rows were learned since the
+        change than rows in all since the release.
         """
         strategy = self.learner.strategy
         if rival is None or not isinstance(strategy, Renews):
             return ()
+        if rival.renewals is not None:
+            before = rival.renewals
+            return {text for text, n in strategy.renewals().items() if n > before.get(text, 0)}
         since = self.learner.learned - rival.model.release.learned + WINDOW_ROWS
-        return {
-            label
-            for label, rows in strategy.renewed_rows().items()
-            if rows <= since and rows < rival.renewed.get(label, rows + 1)
-        }
+        return {text for text, rows in strategy.renewed_rows().items() if rows <= since}
 
     def _encoder(self) -> dict[str, Blob]:
         """Store the encoder: once where it is frozen, anew where it is trained."""
@@ -360,11 +373,3 @@ class Releaser:
         self._shared = strategy.encoder  # another one after a consolidation
         self._encoder_blobs = self.registry.put_blobs(strategy.encoder.blobs())
         self._encoders.keep(self._encoder_blobs, strategy.encoder)
-
-
-def _is_no_worse(report: GateReport) -> bool:
-    """Whether the challenger is as good as what it was held against, and on the oldest rows too."""
-    pairs = [(report.challenger, report.champion)]
-    if report.oldest is not None:
-        pairs.append((report.oldest.challenger, report.oldest.champion))
-    return all(theirs is None or ours >= theirs for ours, theirs in pairs)

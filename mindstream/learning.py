@@ -231,8 +231,10 @@ class LearnMetrics:
         self.metrics.gate_score.labels(task, "challenger").set(report.challenger)
         if report.champion is not None:
             self.metrics.gate_score.labels(task, "champion").set(report.champion)
-        if report.best_score is not None:
-            self.metrics.gate_score.labels(task, "best").set(report.best_score)
+        best = report.challenger if report.accepted else None  # by itself, if by no other
+        best = best if report.best_score is None else report.best_score
+        if best is not None:
+            self.metrics.gate_score.labels(task, "best").set(best)
         for part, figures in (("oldest", report.oldest), ("newest", report.newest)):
             _set_both(self.metrics.gate_slice_score, (task, part), figures)
         _set_both(self.metrics.gate_calibration_error, (task,), report.calibration)

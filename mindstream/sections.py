@@ -23,7 +23,7 @@ ENGINE_PRECISIONS = {
 }
 _Engine = Literal["auto", "torch", "torch-compiled", "cuda-graphs", "openvino", "onnxruntime"]
 # As learners.pooling reads it.
-POOLINGS = r"^(mean|cls|max)-last-[1-9]\d?(\+(mean|cls|max)-last-[1-9]\d?)*(/joint)?$"
+POOLINGS = r"^(mean|cls|max)-last-[1-9][0-9]?(\+(mean|cls|max)-last-[1-9][0-9]?)*(/joint)?$"
 _BROKER = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+):(\d{1,5})$")
 _LOOKS_LIKE_A_PATH = re.compile(r"^[/.~]|\\|/$|/.*/")  # a name on the hub has one / at most
 

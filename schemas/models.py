@@ -47,7 +47,7 @@ class GateReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         newest: scores on the rows that came last, likewise.
         calibration: expected calibration errors, likewise; less is better.
         left_out: held-out rows of labels whose meaning changed since the champion was made.
-        best: version of the best release so far, where the candidate was held against it too.
+        best: version of the best release so far; absent where that is the candidate itself.
         best_score: score of that release on the rows it was judged on, 0 to 1.
     """
 

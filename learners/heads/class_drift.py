@@ -196,7 +196,8 @@ def unlike(means: Tensor, centre: Tensor, features: Floats, *, row: int) -> bool
         features: float32 [rows, width], of the label's newest rows.
         row: of the label.
     """
-    cosines = means @ _direction(features, centre)
+    newest = torch.from_numpy(features[:, : len(centre)]).double().mean(dim=0) - centre
+    cosines = means @ torch.nn.functional.normalize(newest, dim=0)
     return bool(cosines[row] < max(float(cosines.max()) - CONTRADICTION, UNLIKE))
 
 
@@ -204,20 +205,24 @@ def inherited(means: Tensor, centre: Tensor, features: Floats, *, older: Tensor,
     """Say whether what a label used to mean looks like its heir, and not like its newest rows.
 
     A label that means two things looks a little like both: its own mean, which its newest rows are
-    in, does not tell.
+    in, does not tell. How near to a mean its newest rows should be, they say themselves: as near as
+    they are to each other allows.
 
     Args:
         means: float64 [labels, width], centred, of length 1.
         centre: float64 [width], that was taken away.
-        features: float32 [rows, width], of the label's newest rows.
+        features: float32 [rows, width], of the label's newest rows, two or more.
         older: float64 [width], mean of its other rows.
         heir: row of the label that changed.
     """
-    before = torch.nn.functional.normalize(older - centre, dim=0)
-    return bool(before @ means[heir] > before @ _direction(features, centre) + CONTRADICTION)
-
-
-def _direction(features: Floats, centre: Tensor) -> Tensor:
-    """Give the mean of feature rows, centred, of length 1: float64 [width]."""
-    mean = torch.from_numpy(features[:, : len(centre)]).double().mean(dim=0)
-    return torch.nn.functional.normalize(mean - centre, dim=0)
+    unit = torch.nn.functional.normalize
+    before = unit(older - centre, dim=0)
+    rows = unit(torch.from_numpy(features[:, : len(centre)]).double() - centre, dim=1)
+    count, length = len(rows), float(rows.mean(dim=0).norm())
+    if length == 0.0:
+        return False
+    alike = max(0.0, (count * length**2 - 1) / (count - 1))  # mean cosine of two of them
+    likely = alike**0.5 / length  # cosine of their mean with the mean of many such
+    own = float(before @ unit(rows.mean(dim=0), dim=0))
+    theirs = float(before @ means[heir])
+    return bool(own < min(likely, theirs) - CONTRADICTION)

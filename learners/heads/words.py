@@ -301,12 +301,13 @@ def _lacks(
         words: float64 [labels], of all its rows.
         known: words that a label has from the start.
     """
-    without = np.concatenate([[0.0], np.cumsum(counts * np.log1p((counts - 1) / start))])
+    each = np.cumsum(counts * np.log1p((counts - 1) / start), dtype=np.float64)
+    without = np.concatenate([[0.0], each])
     a_row = words / np.maximum(rows, 1)
     own = (without[ends[1:]] - without[ends[:-1]]) / np.maximum(rows, 1)
     own += a_row * np.log(known / (known + words - a_row))
     own /= np.sqrt(np.maximum(a_row, 1))
-    others = np.maximum(rows - 1, 0)
+    others = np.where(words > 0, np.maximum(rows - 1, 0), 0)
     share = OWN_SHARE * others / (others + HALF_OWN_ROWS)
     weights = words * (others > 0)
     usual = (own @ weights) / max(float(weights.sum()), 1.0)

@@ -213,6 +213,10 @@ class Renews(Protocol):
         """Give such labels, each with its rows learned since the change; a few may be older."""
         ...
 
+    def renewals(self) -> Mapping[str, int]:
+        """Say how often that was noticed, by label."""
+        ...
+
 
 @runtime_checkable
 class Consolidates(Protocol):

@@ -169,6 +169,7 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
     def _take_back(self, features: npt.NDArray[np.float32], batch: MicroBatch) -> None:
         corrected = self.summed.corrected(batch.ids, batch.previous, batch.held_out, batch.labels)
         if corrected:
+            self.drift.erase({key_of(batch.ids[i]) for i in corrected})
             old_rows = [self._rows(batch.previous[i]) for i in corrected]
             self.head.add(features[corrected], old_rows, sign=-1)
 
@@ -192,11 +193,10 @@ class HeadUpdate(SupervisedPlugin):  # type: ignore[misc]  # Avalanche is untype
             (label,) = rows[i]
             if label >= len(self.labels):
                 continue  # new: it could not be said
-            hit = bool(said[i] == label)
+            hit, heir = bool(said[i] == label), self.drift.heir(label)  # an alarm ends suspicion
             changed = self.drift.observe(label, features[i], hit=hit, key=key)
             if changed is None:
                 changed = self.drift.suspicious(label)
-            heir = self.drift.heir(label)
             if changed is not None and self.head.contradicts(label, changed, heir=heir):
                 self._suspect_others(label, changed)
                 self.renew(label, changed, keys=self.drift.keys(label, len(changed)))

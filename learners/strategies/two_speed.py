@@ -100,6 +100,10 @@ class TwoSpeed:
         rows, index = self._head.counts, {text: n for n, text in enumerate(self._head.labels)}
         return {text: int(rows[index[text]]) for text in self._plugin.renewed}
 
+    def renewals(self) -> dict[str, int]:
+        """Say how often each label's meaning was found changed."""
+        return dict(self._plugin.renewed)
+
     def declare(self, labels: Sequence[str]) -> None:
         """Let labels be said by their names alone, before their first example."""
         self._plugin.declare(labels)
@@ -145,7 +149,7 @@ class TwoSpeed:
         other.pretrained = self.pretrained
         other._plugin.refill(list(self._head.labels), rows)
         other._plugin.probe(held_out)
-        other._plugin.renewed = dict(self._plugin.renewed)
+        other._plugin.renewed = self.renewals()
         other._head.names.follow(self._head.names)
         if classifier is not None:
             other._head.listen(classifier)
@@ -200,7 +204,7 @@ class TwoSpeed:
                 "head": meta,
                 "started_from": self.pretrained.space_id,
                 "summed": summed,
-                "drift": {**drift, "renewed": dict(self._plugin.renewed)},
+                "drift": {**drift, "renewed": self.renewals()},
                 "space_id": self.encoder.space_id,
                 "precision": self.encoder.precision,
             },

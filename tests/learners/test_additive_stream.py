@@ -9,7 +9,7 @@ import torch
 from learners.heads.additive import AdditiveHead
 from learners.heads.base import Floats
 from learners.heads.choice import HeadOptions
-from learners.heads.class_drift import COMPARED_ROWS, SUSPECT_ROWS, ClassDrift
+from learners.heads.class_drift import COMPARED_ROWS, SUSPECT_ROWS, ClassDrift, inherited
 from learners.heads.solves import METHODS, Method
 from learners.heads.sums import FORMER_MEANINGS
 from learners.released import decide_by
@@ -279,6 +279,35 @@ def test_a_label_that_means_two_things_is_found_by_its_heir() -> None:
     one.add(fresh, [(alone,)] * 2)
     one.settle()
     assert not one.contradicts(alone, fresh, heir=heir)  # nothing is known of before
+
+
+@pytest.mark.parametrize("alike", [0.05, 0.1, 0.3])
+def test_an_heir_tells_changed_labels_from_broad_ones(alike: float) -> None:
+    """Broad labels, as moods are: rows of one are hardly nearer to each other than to others."""
+    random = np.random.default_rng(7)
+    means = random.standard_normal((20, 256)) / 16.0
+
+    def rows(label: int, count: int) -> Floats:
+        noise = random.standard_normal((count, 256)) / 16.0
+        return np.asarray(alike**0.5 * means[label] + (1 - alike) ** 0.5 * noise, dtype=np.float32)
+
+    found = {"same": 0, "changed": 0}
+    for _ in range(40):
+        older = rows(0, 200)
+        for case, newest in (("same", rows(0, 6)), ("changed", rows(1, 6))):
+            known = [
+                np.concatenate([older, newest]),
+                rows(0, 200),
+                *(rows(n, 200) for n in range(20)),
+            ]
+            raw = torch.from_numpy(np.stack([one.mean(axis=0) for one in known])).double()
+            centre = raw.mean(dim=0)
+            centred = torch.nn.functional.normalize(raw - centre, dim=1)
+            mean = torch.from_numpy(older.mean(axis=0)).double()
+            found[case] += inherited(centred, centre, newest, older=mean, heir=1)
+    assert found["same"] <= 1
+    if alike >= 0.1:
+        assert found["changed"] >= 38
 
 
 def test_former_meanings_are_bounded_and_the_scatter_stays_one() -> None:

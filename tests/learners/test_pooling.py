@@ -69,7 +69,17 @@ def test_engines_pool_as_torch_does(library: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["cls", "mean", "mean-last-0", "min-last-1", "mean-last-3+", "mean-last-2/both", ""]
+    "wrong",
+    [
+        "cls",
+        "mean",
+        "mean-last-0",
+        "min-last-1",
+        "mean-last-3+",
+        "mean-last-2/both",
+        "cls-last-1\n",
+        "",
+    ],
 )
 def test_what_is_no_pooling_is_refused_with_what_is(wrong: str) -> None:
     with pytest.raises(EncoderError, match=re.escape(f"pooling {wrong!r}: mean-last-N")):

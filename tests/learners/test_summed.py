@@ -205,3 +205,17 @@ def test_of_a_renewed_label_only_the_newest_rows_are_known_until_sums_are_made_a
     assert not summed.has("new", "x")
     summed.made_of(["old"])
     assert summed.has("old", "x")
+
+
+def test_a_corrected_row_is_no_longer_among_the_newest_of_what_it_was() -> None:
+    learner = small_learner("two-speed", encoder=ENCODER, held_out_share=0.0)
+    ids = [IDS[n % 8] + str(n) for n in range(64)]
+    labels = ["x" if n % 2 else "y" for n in range(64)]
+    for n in range(0, 64, 16):
+        batch = zip(ids[n : n + 16], labels[n : n + 16], strict=True)
+        learner.learn([example(id_, TEXTS[id_[:3]], label) for id_, label in batch])
+    drift = two_speed(learner)._plugin.drift
+    watched = set(drift.state()[0]["drift_keys"].tolist())
+    assert key_of(ids[-1]) in watched
+    learner.learn([example(ids[-1], TEXTS[ids[-1][:3]], "y", revision=2, previous="x")])
+    assert set(drift.state()[0]["drift_keys"].tolist()) == watched - {key_of(ids[-1])}
