@@ -237,12 +237,16 @@ class WordSums:
         known = SMOOTHING * np.count_nonzero(heard) + PRIOR_WORDS
         said = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         found = counts.data.astype(np.float32)
+        offsets = np.zeros(labels, dtype=np.float32)
+        if np.any(young):
+            lacks = _lacks(found, start, counts.indptr, rows=rows, words=said, known=known)
+            offsets += young * lacks
         return WordColumns(
             np.log1p(found / start).astype(np.float16),
             counts.indices.astype(np.int32),
             counts.indptr[1:].astype(np.int64),
             np.log(known / (known + said)).astype(np.float32),
-            young * _lacks(found, start, counts.indptr, rows=rows, words=said, known=known),
+            offsets,
         )
 
     def _heard(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
