@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,13 @@ def _end_with_input(folder: Path) -> None:
 
 
 def _end(folder: Path) -> NoReturn:
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(
+        100
+    ):  # what calibrates may be writing there, and a folder that gains a file stays
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.01)
     os._exit(1)
 
 

@@ -198,6 +198,34 @@ def test_a_calibration_ends_with_who_asked_for_it_and_leaves_nothing(
     assert not folder.exists()
 
 
+WRITES = """
+import sys, threading
+from contextlib import suppress
+from pathlib import Path
+from learners.engines.calibrating import _end
+
+def write() -> None:
+    for n in range(2_000):
+        with suppress(OSError):
+            (Path(sys.argv[1]) / f"{n}.onnx").write_bytes(b"part of a graph")
+
+threads = [threading.Thread(target=write, daemon=True) for _ in range(4)]
+[thread.start() for thread in threads]
+_end(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_what_is_being_written_goes_too(tmp_path: Path, turn: int) -> None:
+    folder = tmp_path / f"calibrating{turn}"
+    folder.mkdir()
+    for n in range(500):
+        (folder / f"before-{n}").touch()
+    done = subprocess.run([sys.executable, "-c", WRITES, str(folder)], check=False)
+    assert done.returncode == 1
+    assert not folder.exists()
+
+
 @needs_onnxruntime
 def test_no_text_is_written_to_disk(encoder: Encoder, tmp_path: Path) -> None:
     tokens = encoder.tokenize(stream_texts(encoder, 96))
