@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import shutil
 import sys
 import threading
@@ -80,10 +81,14 @@ def main(folder: Path) -> None:
     except EOFError:
         _end(folder)
     threading.Thread(target=_end_with_input, args=(folder,), daemon=True).start()
-    if (folder / "fp32.onnx").is_file():
-        by_onnx(folder, texts)
-    else:
-        by_nncf(folder, texts)
+    try:
+        if (folder / "fp32.onnx").is_file():
+            by_onnx(folder, texts)
+        else:
+            by_nncf(folder, texts)
+    finally:  # a library that held the interpreter may have kept the thread from it
+        if os.name == "posix" and select.select([sys.stdin], [], [], 0)[0]:
+            _end(folder)
 
 
 def _end_with_input(folder: Path) -> None:

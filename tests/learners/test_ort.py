@@ -160,7 +160,7 @@ from tests.engines import maker_of, stream_texts
 from tests.small import small_encoder
 
 encoder = small_encoder()
-tokens = encoder.tokenize(stream_texts(encoder, 600))
+tokens = encoder.tokenize(stream_texts(encoder, 6_000))  # seconds of work
 maker_of(encoder).calibrate(("onnxruntime", "int8"), tokens, folder=Path(sys.argv[1]))
 """
 
