@@ -211,7 +211,7 @@ def inherited(means: Tensor, centre: Tensor, features: Floats, *, older: Tensor,
     Args:
         means: float64 [labels, width], centred, of length 1.
         centre: float64 [width], that was taken away.
-        features: float32 [rows, width], of the label's newest rows, two or more.
+        features: float32 [rows, width], of the label's newest rows; one alone says nothing.
         older: float64 [width], mean of its other rows.
         heir: row of the label that changed.
     """
@@ -219,7 +219,7 @@ def inherited(means: Tensor, centre: Tensor, features: Floats, *, older: Tensor,
     before = unit(older - centre, dim=0)
     rows = unit(torch.from_numpy(features[:, : len(centre)]).double() - centre, dim=1)
     count, length = len(rows), float(rows.mean(dim=0).norm())
-    if length == 0.0:
+    if count < 2 or length == 0.0:  # others may have been erased
         return False
     alike = max(0.0, (count * length**2 - 1) / (count - 1))  # mean cosine of two of them
     likely = alike**0.5 / length  # cosine of their mean with the mean of many such

@@ -274,6 +274,7 @@ def test_a_label_that_means_two_things_is_found_by_its_heir() -> None:
         place = one.row_of(f"class {other}")
         one.add(same, [(place,)] * len(same))
         assert not one.contradicts(place, same, heir=heir)  # it means what it meant
+    assert not one.contradicts(row, clusters([0], seed=3), heir=heir)  # others were erased
     fresh = clusters([7] * 2, seed=20)
     alone = one.row_of("class 7")
     one.add(fresh, [(alone,)] * 2)
