@@ -345,8 +345,8 @@ class Releaser:
     def _changed(self, rival: Rival | None) -> Collection[str]:
         """Name the labels whose meaning may have changed since a release was made.
 
-        Of a release that was not made by this object: when more of its rows were learned since the
-        change than rows in all since the release.
+        Of a release that was not made by this object, these are the labels that have no more rows
+        since their change than were learned of all labels since the release.
         """
         strategy = self.learner.strategy
         if rival is None or not isinstance(strategy, Renews):
