@@ -67,6 +67,19 @@ class _Watch:
         return [key for key, _ in list(self.window)[-rows:]]
 
 
+@dataclass(slots=True)
+class _Suspicion:
+    """Of one label.
+
+    Attributes:
+        rows: of its own to go.
+        heir: the changed label that may mean now what it used to; None in older states.
+    """
+
+    rows: int = SUSPECT_ROWS
+    heir: int | None = None
+
+
 class ClassDrift:
     """Watches every label of one head.
 
@@ -77,17 +90,16 @@ class ClassDrift:
     def __init__(self, features: int) -> None:
         self._features = features
         self._labels: dict[int, _Watch] = {}
-        self._suspects: dict[int, int] = {}  # own rows to go
-        self._heirs: dict[int, int] = {}  # of each suspect
+        self._suspects: dict[int, _Suspicion] = {}
 
     def suspect(self, label: int, *, heir: int) -> None:
         """Put a label under suspicion: rows of a changed one, its heir, were said to be its."""
-        self._suspects[label] = SUSPECT_ROWS
-        self._heirs[label] = heir
+        self._suspects[label] = _Suspicion(heir=heir)
 
     def heir(self, label: int) -> int | None:
         """Give the changed label that may mean now what one under suspicion used to."""
-        return self._heirs.get(label) if label in self._suspects else None
+        suspicion = self._suspects.get(label)
+        return None if suspicion is None else suspicion.heir
 
     def suspicious(self, label: int) -> Floats | None:
         """Give the newest rows of a label under suspicion, to be compared with its sums.
@@ -130,9 +142,9 @@ class ClassDrift:
         """
         watch = self._labels.setdefault(label, _Watch())
         watch.rows += 1
-        if label in self._suspects:
-            self._suspects[label] -= 1
-            if not self._suspects[label]:
+        if (suspicion := self._suspects.get(label)) is not None:
+            suspicion.rows -= 1
+            if not suspicion.rows:
                 del self._suspects[label]
         watch.window.append((key, np.array(features, dtype=np.float32)))
         doubt = math.sqrt(watch.misses * (1 - watch.misses) * max(USUAL_WEIGHT, 1 / watch.rows))
@@ -166,15 +178,13 @@ class ClassDrift:
         ]
         return {"drift_windows": stacked, "drift_keys": np.array(keys, dtype=np.int64)}, {
             "labels": numbers,
-            "suspects": list(self._suspects.items()),
-            "heirs": list(self._heirs.items()),
+            "suspects": [[label, one.rows, one.heir] for label, one in self._suspects.items()],
         }
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
         self._labels.clear()
-        self._suspects = {int(label): int(rows) for label, rows in meta["suspects"]}
-        self._heirs = {int(label): int(heir) for label, heir in meta.get("heirs", ())}
+        self._suspects = {label: _Suspicion(*found) for label, *found in meta["suspects"]}
         start = 0
         for label, rows, misses, evidence, since, kept in meta["labels"]:
             watch = _Watch(int(rows), float(misses), float(evidence), int(since))
