@@ -27,6 +27,7 @@ from typing import Protocol, TypeVar
 from learners.consolidation import Consolidation, ConsolidationConfig
 from learners.curation import Curation, CurationReport, DataRules, Source
 from learners.gate import GateRules, judge
+from learners.heads.held_out import clearly_better
 from learners.holdout import is_held_out
 from learners.loop import Learner
 from learners.rehearsal import ReplayRow
@@ -176,7 +177,7 @@ class SlowHalf:
     def _made(
         self, work: Consolidation, rows: Sequence[ReplayRow], held_out: Sequence[ReplayRow]
     ) -> TwoSpeed:
-        """Do step 4, for the blend that held-out rows are likeliest by."""
+        """Do step 4, for the first blend, or one by which held-out rows are clearly likelier."""
 
         def made(blend: float, some: Sequence[ReplayRow]) -> TwoSpeed:
             return self._champion.on_encoder(
@@ -186,12 +187,12 @@ class SlowHalf:
         tried = thinned(rows, TRIED_ROWS)
         first, *others = work.blends
         best, taken = made(first, tried), first
-        loss = best.additive_head.loss()
-        for blend in others if loss is not None else ():
+        losses = best.additive_head.losses()
+        for blend in others if losses is not None else ():
             other = made(blend, tried)
-            found = other.additive_head.loss()
-            if found is not None and loss is not None and found < loss:
-                best, taken, loss = other, blend, found
+            found = other.additive_head.losses()
+            if found is not None and losses is not None and clearly_better(found, losses):
+                best, taken, losses = other, blend, found
             del other  # its sums are large
         return best if len(tried) == len(rows) else made(taken, rows)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from learners.heads.base import Arrays, Floats, Meta
 from learners.heads.choice import DEFAULT_OPTIONS, Chooser, HeadOptions
 from learners.heads.class_drift import inherited, unlike
-from learners.heads.held_out import held_out_loss
+from learners.heads.held_out import held_out_losses
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
 from learners.heads.probes import ProbeRing
@@ -271,10 +271,10 @@ class AdditiveHead:
         """Give the same as it may be judged on held-out rows: it never learned any."""
         return self._solutions.judged
 
-    def loss(self) -> float | None:
-        """Give the held-out rows' mean negative log-likelihood, nats; None with too few."""
+    def losses(self) -> NDArray[np.float64] | None:
+        """Give held-out rows' negative log-likelihoods, nats, float64 [rows]; None with too few."""
         several = self.solver == "least-squares"
-        return held_out_loss(
+        return held_out_losses(
             self._solutions.judged, self._ring, counts=self.sums.counts, several=several
         )
 

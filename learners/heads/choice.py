@@ -20,7 +20,7 @@ from torch import Tensor
 from learners.heads.base import NEVER, Floats, Meta
 from learners.heads.blocks import Block
 from learners.heads.calibration import QUANTILES, Calibration
-from learners.heads.held_out import usable
+from learners.heads.held_out import clearly_better, usable
 from learners.heads.probes import (
     MIN_PROBES,
     USUAL_WORDS,
@@ -43,7 +43,7 @@ from learners.heads.young import RIPE_ROWS, fit_lift
 
 Metric = Literal["log-loss", "accuracy", "macro-f1"]
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 FIRST_STRENGTH = 0.1  # until there are probes: a weak ridge collapses while rows pass the width
 CHOOSE_GROWTH = 2.0
 CHOOSE_ALL_GROWTH = 1.1  # idle time costs nothing, and the best strength falls fast past the width
@@ -87,10 +87,8 @@ class _Trial:
     losses: NDArray[np.float64]
 
     def beats(self, other: _Trial) -> bool:
-        """Whether this is better by more than two standard errors of the paired difference."""
-        gains = other.losses - self.losses
-        error = float(gains.std()) / max(len(gains), 1) ** 0.5
-        return self.quality > other.quality and float(gains.mean()) > 2 * error
+        """Whether this is better by more than chance explains."""
+        return self.quality > other.quality and clearly_better(self.losses, other.losses)
 
 
 def _climb(
@@ -200,7 +198,7 @@ class Chooser:
         """Choose the strength of all features on the newest held-out rows; give the best solve.
 
         Args:
-            solve: gives a solve at a strength; called two to seven times.
+            solve: gives a solve at a strength; called two times to once for each of `STRENGTHS`.
             ring: held-out rows, enough of them to choose on.
             least: strength below which nothing is tried.
             rows: in the sums.

@@ -1,11 +1,13 @@
 """Held-out rows against a solution: which of them it can answer, and how likely they are by it.
 
-Owns both questions; must not know how a solution is found.
+Owns both questions, and what chance explains between two answers; must not know how a solution is
+found.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learners.heads.probes import MIN_PROBES, ProbeRing
@@ -26,15 +28,15 @@ def usable(ring: ProbeRing, counts: Tensor) -> list[int]:
     ]
 
 
-def held_out_loss(
+def held_out_losses(
     solved: SolvedAdditive,
     ring: ProbeRing,
     *,
     counts: Tensor,
     several: bool,
     most: int | None = None,
-) -> float | None:
-    """Give the mean negative log-likelihood of held-out rows' labels, in nats.
+) -> NDArray[np.float64] | None:
+    """Give the negative log-likelihood of each held-out row's labels, in nats.
 
     Args:
         solved: gives the probabilities.
@@ -44,7 +46,7 @@ def held_out_loss(
         most: only so many rows, the newest; None for all.
 
     Returns:
-        None where there are too few rows.
+        float64 [rows], oldest first; None where there are too few.
     """
     places = usable(ring, counts)
     places = places if most is None else places[-most:]
@@ -55,6 +57,17 @@ def held_out_loss(
     if several:
         said = indicators(truths, logits.shape[1])
         likely = sigmoid(np.where(said, logits, -logits))
-        return float(-np.log(np.maximum(likely, 1e-7)).sum(axis=1).mean())
+        return np.asarray(-np.log(np.maximum(likely, 1e-7)).sum(axis=1), dtype=np.float64)
     own = solved.correct(softmax(logits))[np.arange(len(truths)), [rows[0] for rows in truths]]
-    return float(-np.log(np.maximum(own, 1e-7)).mean())
+    return np.asarray(-np.log(np.maximum(own, 1e-7)), dtype=np.float64)
+
+
+def clearly_better(losses: NDArray[np.float64], than: NDArray[np.float64]) -> bool:
+    """Whether rows are answered better by more than two standard errors of the paired difference.
+
+    Args:
+        losses: float64 [rows], one row at least; lower is better.
+        than: float64 [rows], of the same rows by something else.
+    """
+    gains = than - losses
+    return bool(gains.mean() > 2 * gains.std() / len(gains) ** 0.5)

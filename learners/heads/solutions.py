@@ -32,7 +32,7 @@ from learners.heads.blocks import Block, Blocks
 from learners.heads.calibration import Calibration
 from learners.heads.choice import CHOOSE_PROBES, Chooser
 from learners.heads.freed import give_back
-from learners.heads.held_out import held_out_loss, usable
+from learners.heads.held_out import held_out_losses, usable
 from learners.heads.linear import SolvedLinear
 from learners.heads.names import LabelNames
 from learners.heads.probes import MIN_PROBES, ProbeRing
@@ -173,10 +173,10 @@ class Solutions:
         """Whether held-out rows of the labels that both know are less likely now."""
         counts, several = self.sums.counts[: len(former.labels)], self.chooser.several
         before, now = (
-            held_out_loss(one, self._ring, counts=counts, several=several, most=CHOOSE_PROBES)
+            held_out_losses(one, self._ring, counts=counts, several=several, most=CHOOSE_PROBES)
             for one in (former, self.judged)
         )
-        return before is not None and now is not None and now > before + NOTICED_LOSS
+        return before is not None and now is not None and now.mean() > before.mean() + NOTICED_LOSS
 
     def _choose_all(self) -> bool:
         """Choose the strength of all features, and solve them at it; say whether it changed."""
