@@ -37,6 +37,8 @@ from schemas.fields import Label
 
 VIRTUAL_PREFIX = "virtual."
 BLENDS = (0.85, 0.7, 1.0)
+USUAL_BLEND = 0.9  # near which it is best, whatever the task
+BLEND_PULL = 32.0  # nats a squared share, to that: a normal law of deviation an eighth
 Blend = float | Literal["auto"]
 SORTED_BATCHES = 32  # batches that are cut from one run of rows sorted by length
 
@@ -61,8 +63,8 @@ class ConsolidationConfig:
             given, over 0 to 1: an encoder in between is often as good on what it was trained on and
             better on what comes next (Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models",
             CVPR 2022). Adapters are blended as merged; virtual tokens are taken as trained.
-            `auto`: the first of `BLENDS`, or another that does better on held-out rows by more
-            than chance explains.
+            `auto`: whichever of `BLENDS` does best on held-out rows; the fewer they are, the nearer
+            to `USUAL_BLEND`.
         seed: of the order of rows, and of chance in adaptation.
     """
 

@@ -24,10 +24,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from learners.consolidation import Consolidation, ConsolidationConfig
+from learners.consolidation import (
+    BLEND_PULL,
+    USUAL_BLEND,
+    Consolidation,
+    ConsolidationConfig,
+)
 from learners.curation import Curation, CurationReport, DataRules, Source
 from learners.gate import GateRules, judge
-from learners.heads.held_out import clearly_better
 from learners.holdout import is_held_out
 from learners.loop import Learner
 from learners.rehearsal import ReplayRow
@@ -177,7 +181,7 @@ class SlowHalf:
     def _made(
         self, work: Consolidation, rows: Sequence[ReplayRow], held_out: Sequence[ReplayRow]
     ) -> TwoSpeed:
-        """Do step 4, for the first blend, or one by which held-out rows are clearly likelier."""
+        """Do step 4, for the blend by which held-out rows are likeliest, or one near the usual."""
 
         def made(blend: float, some: Sequence[ReplayRow]) -> TwoSpeed:
             return self._champion.on_encoder(
@@ -187,12 +191,12 @@ class SlowHalf:
         tried = thinned(rows, TRIED_ROWS)
         first, *others = work.blends
         best, taken = made(first, tried), first
-        losses = best.additive_head.losses()
-        for blend in others if losses is not None else ():
+        least = _doubt(best, taken)
+        for blend in others if least < math.inf else ():
             other = made(blend, tried)
-            found = other.additive_head.losses()
-            if found is not None and losses is not None and clearly_better(found, losses):
-                best, taken, losses = other, blend, found
+            doubt = _doubt(other, blend)
+            if doubt < least:
+                best, taken, least = other, blend, doubt
             del other  # its sums are large
         return best if len(tried) == len(rows) else made(taken, rows)
 
@@ -304,6 +308,18 @@ class SlowHalf:
         head = strategy.judged_head
         features = strategy.encoder.read([row.text for row in rows])
         return decide_by(head, features, kind=self.learner.kind, top=1)
+
+
+def _doubt(made: TwoSpeed, blend: float) -> float:
+    """Say how unlikely a blend is, in nats, up to a constant; infinite with too few held-out rows.
+
+    Of a few held-out rows the likeliest is mostly the luckiest: those that are far from the usual
+    one must be likelier by more.
+    """
+    losses = made.additive_head.losses()
+    if losses is None:
+        return math.inf
+    return float(losses.sum()) + BLEND_PULL * (blend - USUAL_BLEND) ** 2
 
 
 def summed_rows(rows: Sequence[ReplayRow], renewed_rows: Mapping[str, int]) -> list[ReplayRow]:

@@ -137,7 +137,7 @@ class ConsolidationSettings(Section):
     blend: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
         "auto",
         description="how far from the pretrained weights to the trained ones, over 0 to 1; auto: "
-        "0.85, or 0.7 or 1.0 where held-out rows clearly say so",
+        "0.7, 0.85 or 1.0, as held-out rows say",
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from learners.heads.base import NEVER, Floats, Meta
 from learners.heads.blocks import Block
 from learners.heads.calibration import QUANTILES, Calibration
-from learners.heads.held_out import clearly_better, usable
+from learners.heads.held_out import usable
 from learners.heads.probes import (
     MIN_PROBES,
     USUAL_WORDS,
@@ -87,8 +87,10 @@ class _Trial:
     losses: NDArray[np.float64]
 
     def beats(self, other: _Trial) -> bool:
-        """Whether this is better by more than chance explains."""
-        return self.quality > other.quality and clearly_better(self.losses, other.losses)
+        """Whether this is better by more than two standard errors of the paired difference."""
+        gains = other.losses - self.losses
+        error = float(gains.std()) / max(len(gains), 1) ** 0.5
+        return self.quality > other.quality and float(gains.mean()) > 2 * error
 
 
 def _climb(

@@ -1,7 +1,6 @@
 """Held-out rows against a solution: which of them it can answer, and how likely they are by it.
 
-Owns both questions, and what chance explains between two answers; must not know how a solution is
-found.
+Owns both questions; must not know how a solution is found.
 """
 
 from __future__ import annotations
@@ -60,14 +59,3 @@ def held_out_losses(
         return np.asarray(-np.log(np.maximum(likely, 1e-7)).sum(axis=1), dtype=np.float64)
     own = solved.correct(softmax(logits))[np.arange(len(truths)), [rows[0] for rows in truths]]
     return np.asarray(-np.log(np.maximum(own, 1e-7)), dtype=np.float64)
-
-
-def clearly_better(losses: NDArray[np.float64], than: NDArray[np.float64]) -> bool:
-    """Whether rows are answered better by more than two standard errors of the paired difference.
-
-    Args:
-        losses: float64 [rows], one row at least; lower is better.
-        than: float64 [rows], of the same rows by something else.
-    """
-    gains = than - losses
-    return bool(gains.mean() > 2 * gains.std() / len(gains) ** 0.5)
