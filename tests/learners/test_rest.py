@@ -165,6 +165,11 @@ def test_the_strength_of_all_features_is_chosen_where_they_are_solved() -> None:
     assert right > right_before
 
 
+def test_where_labels_hardly_follow_from_features_the_shrinkage_passes_the_mean_diagonal() -> None:
+    one = rested(taught(rows=900, held_out=400, noise=8.0))
+    assert one.choice[1] > 1.0
+
+
 def test_a_solve_that_held_out_rows_like_less_is_tried_at_other_strengths_at_once() -> None:
     one = taught(rows=900, held_out=400, noise=2.5)
     one.solve()
