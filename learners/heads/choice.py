@@ -200,7 +200,7 @@ class Chooser:
         """Choose the strength of all features on the newest held-out rows; give the best solve.
 
         Args:
-            solve: gives a solve at a strength; called two times to once for each of `STRENGTHS`.
+            solve: gives a solve at a strength; called twice at least, once for each of `STRENGTHS` at most.
             ring: held-out rows, enough of them to choose on.
             least: strength below which nothing is tried.
             rows: in the sums.
