@@ -200,7 +200,8 @@ class Chooser:
         """Choose the strength of all features on the newest held-out rows; give the best solve.
 
         Args:
-            solve: gives a solve at a strength; called twice at least, once for each of `STRENGTHS` at most.
+            solve: gives a solve at a strength; called twice at least, and at most once for each of
+                `STRENGTHS`.
             ring: held-out rows, enough of them to choose on.
             least: strength below which nothing is tried.
             rows: in the sums.
