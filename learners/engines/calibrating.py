@@ -97,9 +97,8 @@ def _end_with_input(folder: Path) -> None:
 
 
 def _end(folder: Path) -> NoReturn:
-    for _ in range(
-        100
-    ):  # what calibrates may be writing there, and a folder that gains a file stays
+    # What calibrates may be writing there, and a folder that gains a file stays.
+    for _ in range(100):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             break
