@@ -172,7 +172,7 @@ class AdditiveHead:
     def erase(self, keys: Sequence[int]) -> None:
         """Leave nothing of shown rows with these keys, nor of rows that were taken back."""
         self._ring.erase(keys)
-        self._solutions.leave_out()
+        self._solutions.erase()
         self.sums.fold()
 
     def name(self, row: int, features: Floats, *, declared: bool = False) -> None:

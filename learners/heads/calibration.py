@@ -30,7 +30,8 @@ class Calibration:
         offset: of the largest probability's logit; 0 changes nothing.
         lift: what is added to cosines to means before they lift scores.
         trust: what a score loses for every logit that trained columns like its label less.
-        words: what a score gains for every nat that words like its label more.
+        words: what a score gains for every nat that words like its label more, by their counts.
+        fit: what a score gains for what the fit of words says of its label.
         score_mean: of known inputs' best scores; with their spread, and the cosines' likewise.
         known_quantiles: float32 [QUANTILES], of how known held-out rows look; empty before there
             are any.
@@ -43,6 +44,7 @@ class Calibration:
     lift: float = 0.0
     trust: float = 0.0
     words: float = 0.0
+    fit: float = 0.0
     score_mean: float = 0.0
     score_spread: float = 1.0
     cosine_mean: float = 0.0
@@ -114,6 +116,7 @@ _NUMBERS = (
     "lift",
     "trust",
     "words",
+    "fit",
     "score_mean",
     "score_spread",
     "cosine_mean",

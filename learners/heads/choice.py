@@ -43,7 +43,7 @@ from learners.heads.young import RIPE_ROWS, fit_lift
 
 Metric = Literal["log-loss", "accuracy", "macro-f1"]
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FIRST_STRENGTH = 0.1  # until there are probes: a weak ridge collapses while rows pass the width
 CHOOSE_GROWTH = 2.0
 CHOOSE_ALL_GROWTH = 1.1  # idle time costs nothing, and the best strength falls fast past the width
@@ -259,6 +259,10 @@ class Chooser:
             return torch.full((len(counts),), -self.offset)
         return (self.prior / scale * log_prior(counts)).float()
 
+    def ask_anew(self) -> None:
+        """Let a calibration be due."""
+        self._calibrate_at = 0
+
     def calibrate(
         self, solved: SolvedAdditive, ring: ProbeRing, *, counts: Tensor, full_rows: int
     ) -> Calibration:
@@ -282,7 +286,7 @@ class Chooser:
         plain, cosines = solved.unlifted(ring.codes[places]), solved.cosines(features)
         truth = np.array([labels[0] for labels in truths])
         lift = fit_lift(plain, cosines, truth, counts=counts.numpy())
-        plainly = replace(solved.calibration, lift=lift, trust=0.0, words=0.0)
+        plainly = replace(solved.calibration, lift=lift, trust=0.0, words=0.0, fit=0.0)
         solved = replace(solved, calibration=plainly)
         scores = solved.scores_of(features, ring.codes[places])
         losses = solved.trained.losses(features, labels=scores.shape[1])
@@ -291,17 +295,20 @@ class Chooser:
         grown = 1.0 - solved.mean_weights  # a lifted label has only this much of its bias
         scores -= grown * self.bias(counts, scale=solved.scale).numpy()
         prior = log_prior(counts).numpy() * grown
-        said = solved.word_scores(features)
         usual = 0.0 if losses.any() else USUAL_WORDS  # an encoder that was taught knows words
+        said = solved.word_scores(features)
         words = fit_words(scores, said, truth, prior, usual=usual)
         scores += np.float32(words) * said
-        plain += np.float32(words) * said
+        fitted = solved.fitted_scores(features)
+        fit = fit_words(scores, fitted, truth, prior, usual=usual)
+        scores += np.float32(fit) * fitted
+        plain += np.float32(words) * said + np.float32(fit) * fitted
         lift_with = fit_lift(plain, cosines, truth, counts=counts.numpy())  # as rivals are now
         scores += solved.mean_weights * np.float32(lift_with - lift)
         scale, self.prior = fit_prior(scores, truth, prior)
         scores = scores + (self.prior / scale * prior).astype(np.float32)
         slope, offset = fit_largest(softmax(scale * scores), truth)
-        weighed = replace(solved.calibration, lift=lift_with, trust=trust, words=words)
+        weighed = replace(solved.calibration, lift=lift_with, trust=trust, words=words, fit=fit)
         calibration = replace(weighed, scale=scale, slope=slope, offset=offset)
         return _with_known(calibration, scores, cosines)
 

@@ -9,7 +9,8 @@ another strength is looked for when held-out rows like it less than what was the
 features have a Gram matrix of their own, whose solve costs little: it comes whenever a label has
 grown by half, and answers for the labels that changed since the full one. Means lift labels with
 few rows, and a label's own name counts as one row of it. Words, where rows have them, are solved
-with the leading features.
+with the leading features; where labels are few, they are fitted too, when rows are half as many
+again, and in idle time.
 
 In idle time the strength is chosen on all features, and then what serves learns the held-out rows
 too, as one refits on everything after a model was selected (Hastie, Tibshirani & Friedman, The
@@ -51,6 +52,8 @@ FULL_GROWTH = {False: 3.0, True: 1.5}
 FRESH_GROWTH = {False: LEAD_GROWTH, True: 3.0}
 FIRST_FULL_ROWS = 256
 NOTICED_LOSS = 0.02  # nats by which a new solve of all features is worse than the old answers
+FIT_GROWTH = 1.5  # of all rows until words are fitted again
+IDLE_FIT_GROWTH = 1.1
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
 
 
@@ -79,7 +82,9 @@ class Solutions:
         self._ring = ring
         self._full_growth = FULL_GROWTH[chooser.several]
         self._blocks, self._calibration = Blocks.empty(), Calibration()
-        self._trained, self._words = TrainedColumns.empty(), WordColumns.empty()
+        self._trained = TrainedColumns.empty()
+        self._words = self._fitted = WordColumns.empty()
+        self._fit_rows = self._fit_labels = 0  # in the sums at the last fit of words
         self.solved = self.judged = self._assemble()
         self.unsolved = False
 
@@ -121,6 +126,8 @@ class Solutions:
             young=self._mean_weights(self.sums.counts),
             named=self._names.words(known),
         )
+        if self._fit_is_due(FIT_GROWTH):
+            self._fit()
         lead = self._block(moments.single(), alive, strength=self.chooser.strength)
         self._blocks = self._blocks.with_lead(lead)
         all_too = then_all or (self._blocks.full.rows > 0 and self.chooser.method != before)
@@ -136,13 +143,17 @@ class Solutions:
             self._choose_all()  # what the leading features chose does not suit all of them
 
     def rest(self) -> bool:
-        """Use idle time for the next of three things; say whether what serves changed.
+        """Use idle time for the next of four things; say whether what serves changed.
 
-        All features are solved; once rows grew by a tenth their strength is chosen, which takes a
-        few solves; and what serves learns the held-out rows too.
+        All features are solved; once rows grew by a tenth words are fitted, and the strength of all
+        features is chosen, which takes a few solves; and what serves learns the held-out rows too.
         """
         if not self.is_ripe:
             self.solve()
+            return True
+        if self._fit_is_due(IDLE_FIT_GROWTH):
+            self._fit()
+            self._calibrate()
             return True
         if self.chooser.all_is_due(self.sums.rows) and self._choose_all():
             return True
@@ -158,7 +169,15 @@ class Solutions:
         self._trained = self._trained.without(row)
         self.judged = replace(self.judged, trained=self._trained)
         self.leave_out()
+        self._fit_rows = 0
         self.unsolved = True
+
+    def erase(self) -> None:
+        """Leave nothing of rows that were taken back, or are held out no more, after a solve."""
+        self.leave_out()
+        if len(self._fitted.floors):  # it heard them
+            self.unsolved = True
+            self._fit_rows = 0
 
     def leave_out(self) -> None:
         """Let nothing serve that learned held-out rows: they are others now."""
@@ -215,6 +234,18 @@ class Solutions:
         self._blocks = self._blocks.with_refit(refit)
         self.solved = self._blocks.serving(self.judged)
         return True
+
+    def _fit_is_due(self, growth: float) -> bool:
+        """Whether words are to be fitted: rows grew, labels are others, or there are too many."""
+        if self.chooser.several or not len(self.sums.word_rows):
+            return len(self._fitted.floors) > 0
+        grown = self.sums.rows >= growth * self._fit_rows
+        return grown or len(self.sums.labels) != self._fit_labels
+
+    def _fit(self) -> None:
+        self._fit_rows, self._fit_labels = self.sums.rows, len(self.sums.labels)
+        self._fitted = self.sums.word_rows.columns(self._fit_labels)
+        self.chooser.ask_anew()
 
     def _lead_is_due(self) -> bool:
         grown = self.sums.rows >= LEAD_GROWTH * max(self._blocks.lead.rows, 1)
@@ -286,6 +317,7 @@ class Solutions:
             centre=centre.float().numpy(),
             trained=self._trained,
             words=self._words,
+            fitted=self._fitted,
         )
 
     def _mean_weights(self, counts: Tensor) -> Floats:
@@ -309,6 +341,7 @@ class Solutions:
             "block_rows": block_rows,
             "solved": self.judged.meta(),
             "unsolved": self.unsolved,
+            "fit": [self._fit_rows, self._fit_labels],
         }
 
     def restore(
@@ -327,6 +360,7 @@ class Solutions:
             projection=sums.projection,
         )
         self._calibration, self._trained = self.judged.calibration, self.judged.trained
-        self._words = self.judged.words
+        self._words, self._fitted = self.judged.words, self.judged.fitted
+        self._fit_rows, self._fit_labels = meta.get("fit", (0, 0))
         self.solved = self._blocks.serving(self.judged)
         self.unsolved = bool(meta["unsolved"])

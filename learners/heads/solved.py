@@ -23,6 +23,7 @@ from learners.heads.trained import TrainedColumns
 from learners.heads.words import WordColumns
 from learners.words import word_slots
 
+FITTED = "fitted_"
 _ARRAYS = ("constants", "lead_constants", "fresh", "means", "mean_weights", "centre")
 
 
@@ -70,7 +71,8 @@ class SolvedAdditive:
 
     score_c = (1 - v_c) w_c' phi(x) + v_c cos(x - centre, mean_c - centre); v_c = 0 for ripe labels.
     After a consolidation it loses `calibration.trust` times what `trained` takes away. It gains
-    `calibration.words` times what the words of a row say, where words stand behind its features.
+    `calibration.words` times what the words of a row say by their counts, and `calibration.fit`
+    times what their fit says, where words stand behind its features.
 
     Weights of one solve know of each other, so two solves are never mixed in one row: a row that
     the leading features take for a label that changed since the full solve is scored by them alone.
@@ -89,7 +91,8 @@ class SolvedAdditive:
         mean_weights: float32 [labels], v_c of each, 0 to 1.
         centre: float32 [features], the mean of the labels' means.
         trained: by the last consolidation, on this encoder's features.
-        words: scores of words by label.
+        words: scores of words by label, by their counts.
+        fitted: and as they fit labels best together; of no label where these are many.
     """
 
     labels: tuple[str, ...]
@@ -105,6 +108,7 @@ class SolvedAdditive:
     centre: Floats
     trained: TrainedColumns = field(default_factory=TrainedColumns.empty)
     words: WordColumns = field(default_factory=WordColumns.empty)
+    fitted: WordColumns = field(default_factory=WordColumns.empty)
 
     @property
     def scale(self) -> float:
@@ -132,12 +136,19 @@ class SolvedAdditive:
             scores += trust * self.trained.losses(features, labels=len(self.labels))
         if self.calibration.words:
             scores += np.float32(self.calibration.words) * self.word_scores(features)
+        if self.calibration.fit:
+            scores += np.float32(self.calibration.fit) * self.fitted_scores(features)
         return scores
 
     def word_scores(self, features: Floats) -> Floats:
         """Score the words behind features: float32 [rows, labels], 0 where there are none."""
         words = word_slots(features, width=len(self.centre))
         return self.words.scores(words, labels=len(self.labels))
+
+    def fitted_scores(self, features: Floats) -> Floats:
+        """Score them by the fit: float32 [rows, labels], 0 where there is none."""
+        words = word_slots(features, width=len(self.centre))
+        return self.fitted.scores(words, labels=len(self.labels))
 
     def _summed_scores(self, features: Floats, codes: Tensor) -> Floats:
         lift = self.cosines(features) if self.mean_weights.any() else None
@@ -194,6 +205,7 @@ class SolvedAdditive:
         """Everything but the columns, projection, labels and numbers."""
         mine = {name: getattr(self, name) for name in _ARRAYS}
         mine |= self.trained.arrays() | self.words.arrays()
+        mine |= {f"{FITTED}{name}": array for name, array in self.fitted.arrays().items()}
         return {**mine, "known_quantiles": self.calibration.known_quantiles}
 
     def meta(self) -> Meta:
@@ -248,6 +260,9 @@ class SolvedAdditive:
             lead=lead,
             trained=TrainedColumns.restore(arrays),
             words=WordColumns.restore(arrays),
+            fitted=WordColumns.restore(
+                {n.removeprefix(FITTED): a for n, a in arrays.items() if n.startswith(FITTED)}
+            ),
             **fields,
         )
 

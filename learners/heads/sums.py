@@ -24,6 +24,7 @@ from learners.heads.projection import (
     fixed_point,
     int8_product,
 )
+from learners.heads.word_rows import WordRows
 from learners.heads.words import WordSums
 from learners.words import word_slots
 
@@ -103,6 +104,7 @@ class AdditiveSums:
         labels: in order of appearance, never re-indexed.
         rows: in the sums, taken-back ones subtracted.
         words: counted beside them, where rows have words.
+        word_rows: and kept, while labels are few.
     """
 
     def __init__(self, projection: Projection, *, lead: int, space_id: str) -> None:
@@ -111,6 +113,7 @@ class AdditiveSums:
         self.labels: list[str] = []
         self.rows = 0
         self.words = WordSums()
+        self.word_rows = WordRows()
         d = projection.dimensions
         self.lead = min(lead, d)
         self._index: dict[str, int] = {}
@@ -153,7 +156,8 @@ class AdditiveSums:
         """Main memory that the sums take, rows that wait among them."""
         sums = (self._gram, self._lead_gram, self._sums, self._raw, self._former)
         waiting = (*self._pending, *self._lead_pending)
-        return self.words.nbytes + sum(one.nbytes for one in (*sums, *waiting))
+        words = self.words.nbytes + self.word_rows.nbytes
+        return words + sum(one.nbytes for one in (*sums, *waiting))
 
     @property
     def features(self) -> int:
@@ -189,7 +193,9 @@ class AdditiveSums:
             label_rows: rows of `labels` that each row has.
             sign: 1 or -1.
         """
-        self.words.add(word_slots(features, width=self.features), label_rows, sign=sign)
+        words = word_slots(features, width=self.features)
+        self.words.add(words, label_rows, sign=sign)
+        self.word_rows.add(words, label_rows, sign=sign)
         features = features[:, : self.features]
         pairs = [(row, label) for row, labels in enumerate(label_rows) for label in labels]
         rows = torch.tensor([row for row, _ in pairs], dtype=torch.int64)
@@ -240,6 +246,7 @@ class AdditiveSums:
         self._raw.index_add_(0, rows, other._raw[:known], alpha=sign)
         self._counts.index_add_(0, rows, other._counts[:known], alpha=sign)
         self.words.merge(other.words, rows.numpy(), sign=sign)
+        self.word_rows.merge(other.word_rows, rows.numpy(), sign=sign)
         self.rows += sign * other.rows
         if len(other._former_counts):
             self._remember_former(other._former, sign * other._former_counts, sign=sign)
@@ -260,7 +267,9 @@ class AdditiveSums:
             sign=1,
         )
         self._sums[row] = fresh
-        self.words.renew(row, word_slots(features, width=self.features))
+        words = word_slots(features, width=self.features)
+        self.words.renew(row, words)
+        self.word_rows.renew(row, words)
         self._raw[row] = fixed_point(features[:, : self.features]).double().sum(dim=0)
         self._counts[row] = len(codes)
 
@@ -315,6 +324,7 @@ class AdditiveSums:
             "former_counts": _whole(self._former_counts),
             "projection": self.projection.matrix,
             **self.words.state(),
+            **self.word_rows.state(),
         }
         return arrays, {
             "labels": list(self.labels),
@@ -344,6 +354,7 @@ class AdditiveSums:
         sums._former_counts = _doubles(arrays["former_counts"])
         sums.rows = int(meta["rows"])
         sums.words = WordSums.restore(arrays)
+        sums.word_rows = WordRows.restore(arrays)
         return sums
 
 
