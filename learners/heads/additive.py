@@ -65,6 +65,8 @@ class AdditiveHead:
         projection = Projection.draw(features=features, width=width, seed=seed)
         lead = min(LEAD, max(1, width // 2)) + 1
         self.sums = AdditiveSums(projection, lead=lead, space_id=space_id)
+        if solver == "least-squares":
+            self.sums.word_rows.close()  # no fit is made of them
         self.names = LabelNames(features, weight=options.name_weight)
         self._hears_words = options.words
         self._ring = ProbeRing(
@@ -245,7 +247,7 @@ class AdditiveHead:
     def rest(self) -> bool:
         """Do the next thing that is left for idle time; say whether what serves changed.
 
-        Each takes as long as a solve of all features, or a few. False: nothing is left.
+        Each takes as long as a solve of all features or a few, or less. False: nothing is left.
         """
         return self._solutions.rest()
 
@@ -305,6 +307,8 @@ class AdditiveHead:
                 f"{self.sums.space_id[:12]!r}"
             )
         self.sums = AdditiveSums.restore(arrays, meta["sums"])
+        if self.solver == "least-squares":
+            self.sums.word_rows.close()
         projection = self.sums.projection
         self._ring.restore(dict(arrays), dimensions=projection.dimensions)
         self.names.restore(arrays)

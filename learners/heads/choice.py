@@ -259,8 +259,8 @@ class Chooser:
             return torch.full((len(counts),), -self.offset)
         return (self.prior / scale * log_prior(counts)).float()
 
-    def ask_anew(self) -> None:
-        """Let a calibration be due."""
+    def recalibrate_soon(self) -> None:
+        """Let the next calibration be due."""
         self._calibrate_at = 0
 
     def calibrate(

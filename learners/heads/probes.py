@@ -197,7 +197,7 @@ def fit_words(
     *,
     usual: float = USUAL_WORDS,
 ) -> float:
-    """Find what scores gain for each of words' scores; few rows hardly move their share.
+    """Find what scores gain per unit of words' scores; few rows hardly move their share.
 
     Args:
         scores: float32 [rows, labels], of the sums.

@@ -9,8 +9,8 @@ another strength is looked for when held-out rows like it less than what was the
 features have a Gram matrix of their own, whose solve costs little: it comes whenever a label has
 grown by half, and answers for the labels that changed since the full one. Means lift labels with
 few rows, and a label's own name counts as one row of it. Words, where rows have them, are solved
-with the leading features; where labels are few, they are fitted too, when rows are half as many
-again, and in idle time.
+with the leading features; where labels are few, they are fitted too, when half of their rows are
+others or a label has twice as many, and in idle time.
 
 In idle time the strength is chosen on all features, and then what serves learns the held-out rows
 too, as one refits on everything after a model was selected (Hastie, Tibshirani & Friedman, The
@@ -52,8 +52,10 @@ FULL_GROWTH = {False: 3.0, True: 1.5}
 FRESH_GROWTH = {False: LEAD_GROWTH, True: 3.0}
 FIRST_FULL_ROWS = 256
 NOTICED_LOSS = 0.02  # nats by which a new solve of all features is worse than the old answers
-FIT_GROWTH = 1.5  # of all rows until words are fitted again
-IDLE_FIT_GROWTH = 1.1
+FIT_CHANGE = 0.5  # of the rows whose words were fitted, until they are fitted again
+IDLE_FIT_CHANGE = 0.1
+FIT_LABEL_GROWTH = 2.0  # or of a label's rows, from the next on
+FIT_LABEL_ROWS = 64
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
 
 
@@ -84,14 +86,16 @@ class Solutions:
         self._blocks, self._calibration = Blocks.empty(), Calibration()
         self._trained = TrainedColumns.empty()
         self._words = self._fitted = WordColumns.empty()
-        self._fit_rows = self._fit_labels = 0  # in the sums at the last fit of words
+        self._fit_rows = 0  # whose words were fitted; 0 lets any change be reason for a fit
+        self._fit_counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # of labels at that time
         self.solved = self.judged = self._assemble()
         self.unsolved = False
 
     @property
     def is_ripe(self) -> bool:
-        """Whether every row had its effect in a solve of all features."""
-        return not self.unsolved and self._blocks.full.rows == self.sums.rows
+        """Whether every row had its effect in a solve of all features, and every label is there."""
+        solved = self._blocks.full.rows == self.sums.rows and not self.unsolved
+        return solved and len(self.judged.labels) == len(self.sums.labels)
 
     def refresh(self) -> None:
         """Solve what is due: the leading features, all of them, or nothing."""
@@ -126,7 +130,7 @@ class Solutions:
             young=self._mean_weights(self.sums.counts),
             named=self._names.words(known),
         )
-        if self._fit_is_due(FIT_GROWTH):
+        if self._fit_is_due(FIT_CHANGE):
             self._fit()
         lead = self._block(moments.single(), alive, strength=self.chooser.strength)
         self._blocks = self._blocks.with_lead(lead)
@@ -145,14 +149,16 @@ class Solutions:
     def rest(self) -> bool:
         """Use idle time for the next of four things; say whether what serves changed.
 
-        All features are solved; once rows grew by a tenth words are fitted, and the strength of all
-        features is chosen, which takes a few solves; and what serves learns the held-out rows too.
+        All features are solved; once a tenth of the rows is new, words are fitted, and the strength
+        of all features is chosen, which takes a few solves; and what serves learns the held-out
+        rows too.
         """
         if not self.is_ripe:
             self.solve()
             return True
-        if self._fit_is_due(IDLE_FIT_GROWTH):
+        if self._fit_is_due(IDLE_FIT_CHANGE):
             self._fit()
+            self.chooser.recalibrate_soon()
             self._calibrate()
             return True
         if self.chooser.all_is_due(self.sums.rows) and self._choose_all():
@@ -173,9 +179,9 @@ class Solutions:
         self.unsolved = True
 
     def erase(self) -> None:
-        """Leave nothing of rows that were taken back, or are held out no more, after a solve."""
+        """Let nothing serve that learned rows which are erased, once it is solved anew."""
         self.leave_out()
-        if len(self._fitted.floors):  # it heard them
+        if self.sums.word_rows.taken:  # the last fit may have heard them
             self.unsolved = True
             self._fit_rows = 0
 
@@ -221,7 +227,8 @@ class Solutions:
         places = usable(self._ring, self.sums.counts)
         if not places:
             return False
-        features, codes = self._ring.features[places], self._ring.codes[places]
+        features = self._ring.features[places, : self.sums.features]  # words are not solved here
+        codes = self._ring.codes[places]
         label_rows = [self._ring.label_rows[place] for place in places]
         self.sums.add(features, codes, label_rows)
         try:
@@ -235,17 +242,26 @@ class Solutions:
         self.solved = self._blocks.serving(self.judged)
         return True
 
-    def _fit_is_due(self, growth: float) -> bool:
-        """Whether words are to be fitted: rows grew, labels are others, or there are too many."""
-        if self.chooser.several or not len(self.sums.word_rows):
+    def _fit_is_due(self, change: float) -> bool:
+        """Whether words are to be fitted, or, of rows that are not kept any more, their fit goes.
+
+        Args:
+            change: of the rows that were fitted, at which it is.
+        """
+        kept = self.sums.word_rows
+        if self.chooser.several or not len(kept):
             return len(self._fitted.floors) > 0
-        grown = self.sums.rows >= growth * self._fit_rows
-        return grown or len(self.sums.labels) != self._fit_labels
+        counts = self.sums.counts.numpy()
+        before = np.zeros(len(counts))
+        before[: len(self._fit_counts)] = self._fit_counts
+        grown = (counts >= FIT_LABEL_ROWS) & (counts >= FIT_LABEL_GROWTH * before)
+        return bool(grown.any()) or kept.changed >= max(change * self._fit_rows, 1)
 
     def _fit(self) -> None:
-        self._fit_rows, self._fit_labels = self.sums.rows, len(self.sums.labels)
-        self._fitted = self.sums.word_rows.columns(self._fit_labels)
-        self.chooser.ask_anew()
+        kept, counts = self.sums.word_rows, self.sums.counts
+        self._fitted = kept.fit(len(counts))
+        self._fit_rows, self._fit_counts = kept.rows, counts.numpy().astype(np.int64)
+        kept.changed = kept.taken = 0
 
     def _lead_is_due(self) -> bool:
         grown = self.sums.rows >= LEAD_GROWTH * max(self._blocks.lead.rows, 1)
@@ -341,7 +357,12 @@ class Solutions:
             "block_rows": block_rows,
             "solved": self.judged.meta(),
             "unsolved": self.unsolved,
-            "fit": [self._fit_rows, self._fit_labels],
+            "fit": {
+                "rows": self._fit_rows,
+                "counts": self._fit_counts.tolist(),
+                "changed": self.sums.word_rows.changed,
+                "taken": self.sums.word_rows.taken,
+            },
         }
 
     def restore(
@@ -361,6 +382,9 @@ class Solutions:
         )
         self._calibration, self._trained = self.judged.calibration, self.judged.trained
         self._words, self._fitted = self.judged.words, self.judged.fitted
-        self._fit_rows, self._fit_labels = meta.get("fit", (0, 0))
+        fit = meta.get("fit", {"rows": 0, "counts": [], "changed": 0, "taken": 0})
+        self._fit_rows = int(fit["rows"])
+        self._fit_counts = np.array(fit["counts"], dtype=np.int64)
+        sums.word_rows.changed, sums.word_rows.taken = int(fit["changed"]), int(fit["taken"])
         self.solved = self._blocks.serving(self.judged)
         self.unsolved = bool(meta["unsolved"])

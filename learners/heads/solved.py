@@ -23,7 +23,7 @@ from learners.heads.trained import TrainedColumns
 from learners.heads.words import WordColumns
 from learners.words import word_slots
 
-FITTED = "fitted_"
+_FITTED = "fitted_"
 _ARRAYS = ("constants", "lead_constants", "fresh", "means", "mean_weights", "centre")
 
 
@@ -205,7 +205,7 @@ class SolvedAdditive:
         """Everything but the columns, projection, labels and numbers."""
         mine = {name: getattr(self, name) for name in _ARRAYS}
         mine |= self.trained.arrays() | self.words.arrays()
-        mine |= {f"{FITTED}{name}": array for name, array in self.fitted.arrays().items()}
+        mine |= {f"{_FITTED}{name}": array for name, array in self.fitted.arrays().items()}
         return {**mine, "known_quantiles": self.calibration.known_quantiles}
 
     def meta(self) -> Meta:
@@ -261,7 +261,7 @@ class SolvedAdditive:
             trained=TrainedColumns.restore(arrays),
             words=WordColumns.restore(arrays),
             fitted=WordColumns.restore(
-                {n.removeprefix(FITTED): a for n, a in arrays.items() if n.startswith(FITTED)}
+                {n.removeprefix(_FITTED): a for n, a in arrays.items() if n.startswith(_FITTED)}
             ),
             **fields,
         )

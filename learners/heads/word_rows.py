@@ -3,13 +3,13 @@
 Owns the kept rows and the fit; must not know features, tokens or how scores are weighed. Counts
 take every word by itself (`learners.heads.words`), which is best where labels are many and have few
 rows each. Where labels are few, the same words come again and again beside each other, and counts
-hear them twice: weights that are fitted together say more. They are a ridge over sparse rows of
-length 1, a label at a time, by LSMR (Fong & Saunders, SIAM Journal on Scientific Computing 33,
-2011), which is stopped early: that shrinks too, most what few rows show (Hansen, Rank-Deficient and
-Discrete Ill-Posed Problems, 1998).
+hear them twice: weights that are fitted together say more. They are a ridge over sparse rows, a
+label at a time, by LSMR (Fong & Saunders, SIAM Journal on Scientific Computing 33, 2011), which is
+stopped early: that shrinks too, most what few rows show (Hansen, Rank-Deficient and Discrete
+Ill-Posed Problems, 1998). Their scale is fixed, so that a new fit can take the place of an old one.
 
-Kept rows are a set with counts: the same in any order, mergeable, and taken back exactly while
-there are not too many.
+Kept rows are a set with counts: the same in any order, and mergeable. What is taken back is gone;
+taking back what is not there changes nothing, and writes nothing down.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from learners.heads.base import Arrays
 from learners.heads.words import LEAST_ROWS, WordColumns
 from learners.words import BUCKETS
 
-FEW_LABELS = 32  # of a head, at most
-MOST_ROWS = 32_768  # that are fitted
-SHRINKAGE = 0.1  # added to the diagonal of the rows' products, which is 1
+FEW_LABELS = 32  # rows of labels of a head, at most: labels that are gone count too
+MOST_ROWS = 32_768  # distinct ones that are fitted; twice as many wait
+SHRINKAGE = 0.1  # added to the diagonal of the rows' products, which is 1 at most
 CLOSE = 1e-2  # where the fit is stopped
 MOST_STEPS = 100
+LEAST_SPREAD = 1e-6  # of scores, below which nothing was found
+ROW_BYTES = 280  # of a kept row beside its words: Python's objects, as measured
 
 Key = tuple[int, int]
 
@@ -40,16 +42,20 @@ Key = tuple[int, int]
 class WordRows:
     """Distinct rows of words of each label, and how often each was added.
 
-    Of more than `MOST_ROWS` those with the smallest hashes are kept: a random sample, the same one
-    in any order and of any parts.
+    Of more than `MOST_ROWS` those with the smallest hashes are fitted: a random sample, the same
+    one in whatever order and parts rows were added. Rows that were let go are not there again when
+    others are taken back.
 
     Attributes:
         is_open: whether rows are kept: they have one label each, and labels are few. Once closed,
             it stays so.
+        changed: rows added or taken back since somebody last set it to 0.
+        taken: rows taken back since somebody last set it to 0.
     """
 
     def __init__(self) -> None:
         self.is_open = True
+        self.changed = self.taken = 0
         self._words: dict[Key, NDArray[np.int32]] = {}
         self._counts: dict[Key, int] = {}
 
@@ -58,8 +64,13 @@ class WordRows:
 
     @property
     def nbytes(self) -> int:
-        """Main memory that the rows' words take."""
-        return sum(words.nbytes for words in self._words.values())
+        """Main memory that the rows take, about."""
+        return sum(words.nbytes + ROW_BYTES for words in self._words.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows that are kept, equal ones counted as often as they were added."""
+        return sum(self._counts.values())
 
     def add(
         self, words: NDArray[np.int64], label_rows: Sequence[tuple[int, ...]], *, sign: int = 1
@@ -74,7 +85,8 @@ class WordRows:
         if not self.is_open or not words.any():
             return
         if any(len(labels) != 1 or labels[0] >= FEW_LABELS for labels in label_rows):
-            self.close()
+            if sign > 0:
+                self.close()
             return
         said = words > 0
         ends = np.cumsum(said.sum(axis=1))
@@ -88,6 +100,7 @@ class WordRows:
     def close(self) -> None:
         """Keep no rows any more."""
         self.is_open = False
+        self.changed = self.taken = 0
         self._words.clear()
         self._counts.clear()
 
@@ -99,13 +112,13 @@ class WordRows:
             label_rows: int64 [labels], the row here of each of its labels.
             sign: 1 or -1.
         """
-        if self.is_open and not (other.is_open and label_rows.max(initial=-1) < FEW_LABELS):
+        theirs = {key: (key[0], int(label_rows[key[1]])) for key in other._counts}
+        if not (other.is_open and all(label < FEW_LABELS for _, label in theirs.values())):
             self.close()
         if not self.is_open:
             return
-        for (name, label), count in other._counts.items():
-            key = (name, int(label_rows[label]))
-            self._count(key, other._words[name, label], sign * count)
+        for key, mine in theirs.items():
+            self._count(mine, other._words[key], sign * other._counts[key])
         if len(self) >= 2 * MOST_ROWS:
             self._keep_some()
 
@@ -117,16 +130,22 @@ class WordRows:
             words: int64 [rows, SLOTS], of its newest rows.
         """
         for key in [key for key in self._counts if key[1] == row]:
-            del self._counts[key], self._words[key]
+            self._count(key, self._words[key], -self._counts[key])
         self.add(words, [(row,)] * len(words))
 
-    def columns(self, labels: int) -> WordColumns:
-        """Fit the words of the kept rows: columns of so many labels, or of none without rows."""
+    def fit(self, labels: int) -> WordColumns:
+        """Fit the words of the kept rows, after letting those go that are too many.
+
+        Returns:
+            Columns of so many labels, whose scores of the kept rows have a spread of 1; of none
+            where nothing can be fitted.
+        """
         self._keep_some()
-        keys = sorted(key for key, count in self._counts.items() if count > 0)
+        keys = sorted(self._counts)
         if not keys:
             return WordColumns.empty()
-        counts = np.array([self._counts[key] for key in keys])
+        counts = np.array([self._counts[key] for key in keys], dtype=np.float64)
+        owners = np.array([label for _, label in keys])
         lengths = np.array([len(self._words[key]) for key in keys])
         words = np.concatenate([self._words[key] for key in keys])
         heard = np.bincount(words, weights=np.repeat(counts, lengths), minlength=BUCKETS)
@@ -135,13 +154,16 @@ class WordRows:
         each = np.repeat(np.sqrt(counts / lengths), lengths)
         rows = sparse.csr_matrix((each, words, ends), shape=(len(keys), BUCKETS))[:, used]
         weights = np.zeros((labels, len(used)))
-        for label in np.unique([label for _, label in keys]):
-            own = np.array([one == label for _, one in keys], dtype=np.float64)
+        for label in np.unique(owners):
+            own = (owners == label).astype(np.float64)
             centred = np.sqrt(counts) * (own - np.average(own, weights=counts))
             weights[label] = lsmr(
                 rows, centred, damp=SHRINKAGE**0.5, atol=CLOSE, btol=CLOSE, maxiter=MOST_STEPS
             )[0]
-        found = weights.astype(np.float16)
+        spread = float(np.linalg.norm(rows @ weights.T) / np.sqrt(counts.sum() * labels))
+        if spread < LEAST_SPREAD:
+            return WordColumns.empty()
+        found = (weights / spread).astype(np.float16)
         owners, places = np.nonzero(found)
         return WordColumns(
             entries=found[owners, places],
@@ -152,12 +174,16 @@ class WordRows:
         )
 
     def _count(self, key: Key, words: NDArray[np.int32], count: int) -> None:
-        counted = self._counts.get(key, 0) + count
-        if counted:
-            self._counts[key] = counted
-            self._words.setdefault(key, words.copy())  # not a view of all the others
-        else:
+        before = self._counts.get(key, 0)
+        if count > 0 and not before:
+            self._words[key] = words.copy()  # not a view of all the others
+        now = max(before + count, 0)
+        if now:
+            self._counts[key] = now
+        elif before:
             del self._counts[key], self._words[key]
+        self.changed += abs(now - before)
+        self.taken += max(before - now, 0)
 
     def _keep_some(self) -> None:
         if len(self) > MOST_ROWS:

@@ -44,10 +44,11 @@ class WordColumns:
     """Scores of words by label, rounded to half precision.
 
     One entry for every pair of a label and a word that occurred: what it brings over a word that
-    never did.
+    never did. By counts that is log(1 + count / what the word had from the start); by a fit
+    (`learners.heads.word_rows`) its weight, and there are neither floors nor offsets.
 
     Attributes:
-        entries: float16 [pairs], log(1 + count / what the word had from the start), label by label.
+        entries: float16 [pairs], label by label.
         words: int32 [pairs].
         ends: int64 [labels], where each label's pairs end.
         floors: float32 [labels], what any word brings: 0 or less, 0 for a label without rows.
@@ -80,7 +81,8 @@ class WordColumns:
             labels: columns of the answer.
 
         Returns:
-            float32 [rows, labels], in nats over the root of words; 0 where nothing is known.
+            float32 [rows, labels], by counts in nats over the root of words; 0 where nothing is
+            known.
         """
         scores = np.zeros((len(words), labels), dtype=np.float32)
         said = words > 0
