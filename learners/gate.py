@@ -68,7 +68,8 @@ class GateRules:
     McNemar's test (Psychometrika 12, 1947): one row of thirty that flips is no loss. A learner
     makes many candidates, and one that was lucky becomes champion sooner or later: with a single
     standard error, its luck would be held against all that come after it. A label is allowed one
-    whatever is said here, as its margin is wide.
+    whatever is said here, as its margin is wide; the oldest rows, and the newest, `CHANCE` at
+    least: they are two looks more, at a quarter of the rows each.
 
     Attributes:
         errors: standard errors that chance explains; 1.645: a larger loss by chance alone has a
@@ -138,7 +139,7 @@ def judge(
         overall=_loss("", ours, theirs, range(len(kept)), errors=rules.errors),
         worst=_worst_label(truths, ours, theirs, kind=kind, rules=rules),
         slices={
-            name: _loss(f"the {name} rows", ours, theirs, part, errors=rules.errors)
+            name: _loss(f"the {name} rows", ours, theirs, part, errors=max(rules.errors, CHANCE))
             for name, part in _slices(len(kept), rules).items()
         },
         calibration=(

@@ -230,3 +230,12 @@ def test_a_first_release_tells_its_figures_too() -> None:
     assert (report.oldest, report.newest) == (figures, figures)
     assert report.calibration == GateFigures(rows=80, challenger=0.0)
     assert report.left_out == 0
+
+
+@pytest.mark.parametrize("lost", [4, 8])
+def test_one_look_at_all_rows_is_still_two_more_at_the_first_and_the_last(lost: int) -> None:
+    champion = wrong_on(range(20, 40))  # and lucky on the newest
+    report = decide(wrong_on(range(80 - lost, 80)), champion, rules=GateRules(errors=ONE_LOOK))
+    assert report.challenger > (report.champion or 1.0)
+    assert report.newest == GateFigures(rows=20, challenger=1.0 - lost / 20, champion=1.0)
+    assert report.accepted == (lost == 4), "of 20 rows chance explains three; eight were forgotten"
