@@ -9,8 +9,8 @@ another strength is looked for when held-out rows like it less than what was the
 features have a Gram matrix of their own, whose solve costs little: it comes whenever a label has
 grown by half, and answers for the labels that changed since the full one. Means lift labels with
 few rows, and a label's own name counts as one row of it. Words, where rows have them, are solved
-with the leading features; where labels are few, they are fitted too, when half of their rows are
-others or a label has twice as many, and in idle time.
+with the leading features; where labels are few and have rows enough, they are fitted too, when half
+of their rows are others or a label has twice as many, and in idle time.
 
 In idle time the strength is chosen on all features, and then what serves learns the held-out rows
 too, as one refits on everything after a model was selected (Hastie, Tibshirani & Friedman, The
@@ -52,6 +52,7 @@ FULL_GROWTH = {False: 3.0, True: 1.5}
 FRESH_GROWTH = {False: LEAD_GROWTH, True: 3.0}
 FIRST_FULL_ROWS = 256
 NOTICED_LOSS = 0.02  # nats by which a new solve of all features is worse than the old answers
+FIT_ROWS = 200  # for each label, before words are fitted: of fewer, counts say more
 FIT_CHANGE = 0.5  # of the rows whose words were fitted, until they are fitted again
 IDLE_FIT_CHANGE = 0.1
 FIT_LABEL_GROWTH = 2.0  # or of a label's rows, from the next on
@@ -252,6 +253,8 @@ class Solutions:
         if self.chooser.several or not len(kept):
             return len(self._fitted.floors) > 0
         counts = self.sums.counts.numpy()
+        if not len(self._fitted.floors) and kept.rows < FIT_ROWS * np.count_nonzero(counts):
+            return False
         before = np.zeros(len(counts))
         before[: len(self._fit_counts)] = self._fit_counts
         grown = (counts >= FIT_LABEL_ROWS) & (counts >= FIT_LABEL_GROWTH * before)
