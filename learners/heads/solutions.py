@@ -9,8 +9,7 @@ another strength is looked for when held-out rows like it less than what was the
 features have a Gram matrix of their own, whose solve costs little: it comes whenever a label has
 grown by half, and answers for the labels that changed since the full one. Means lift labels with
 few rows, and a label's own name counts as one row of it. Words, where rows have them, are solved
-with the leading features; where labels are few and have rows enough, they are fitted too, when half
-of their rows are others or a label has twice as many, and in idle time.
+with the leading features; where labels are few and have rows enough, they are fitted too.
 
 In idle time the strength is chosen on all features, and then what serves learns the held-out rows
 too, as one refits on everything after a model was selected (Hastie, Tibshirani & Friedman, The
@@ -42,6 +41,7 @@ from learners.heads.solved import Columns, SolvedAdditive
 from learners.heads.solves import METHODS
 from learners.heads.sums import AdditiveSums, Moments
 from learners.heads.trained import TrainedColumns
+from learners.heads.word_fit import WordFit
 from learners.heads.words import WordColumns
 from learners.heads.young import LEAD_GROWTH, any_grown, fresh_labels, mean_weights
 
@@ -52,11 +52,6 @@ FULL_GROWTH = {False: 3.0, True: 1.5}
 FRESH_GROWTH = {False: LEAD_GROWTH, True: 3.0}
 FIRST_FULL_ROWS = 256
 NOTICED_LOSS = 0.02  # nats by which a new solve of all features is worse than the old answers
-FIT_ROWS = 200  # for each label, before words are fitted: of fewer, counts say more
-FIT_CHANGE = 0.5  # of the rows whose words were fitted, until they are fitted again
-IDLE_FIT_CHANGE = 0.1
-FIT_LABEL_GROWTH = 2.0  # or of a label's rows, from the next on
-FIT_LABEL_ROWS = 64
 PASSING_STRENGTH = 0.01  # at least, while rows pass the width: a weak ridge collapses there
 
 
@@ -86,9 +81,7 @@ class Solutions:
         self._full_growth = FULL_GROWTH[chooser.several]
         self._blocks, self._calibration = Blocks.empty(), Calibration()
         self._trained = TrainedColumns.empty()
-        self._words = self._fitted = WordColumns.empty()
-        self._fit_rows = 0  # whose words were fitted; 0 lets any change be reason for a fit
-        self._fit_counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # of labels at that time
+        self._words, self._fit = WordColumns.empty(), WordFit()
         self.solved = self.judged = self._assemble()
         self.unsolved = False
 
@@ -131,8 +124,8 @@ class Solutions:
             young=self._mean_weights(self.sums.counts),
             named=self._names.words(known),
         )
-        if self._fit_is_due(FIT_CHANGE):
-            self._fit()
+        if self._fit.is_due(self.sums.word_rows, self.sums.counts):
+            self._fit.make(self.sums.word_rows, self.sums.counts)
         lead = self._block(moments.single(), alive, strength=self.chooser.strength)
         self._blocks = self._blocks.with_lead(lead)
         all_too = then_all or (self._blocks.full.rows > 0 and self.chooser.method != before)
@@ -157,8 +150,8 @@ class Solutions:
         if not self.is_ripe:
             self.solve()
             return True
-        if self._fit_is_due(IDLE_FIT_CHANGE):
-            self._fit()
+        if self._fit.is_due(self.sums.word_rows, self.sums.counts, idle=True):
+            self._fit.make(self.sums.word_rows, self.sums.counts)
             self.chooser.recalibrate_soon()
             self._calibrate()
             return True
@@ -176,7 +169,7 @@ class Solutions:
         self._trained = self._trained.without(row)
         self.judged = replace(self.judged, trained=self._trained)
         self.leave_out()
-        self._fit_rows = 0
+        self._fit.doubt()
         self.unsolved = True
 
     def erase(self) -> None:
@@ -184,7 +177,7 @@ class Solutions:
         self.leave_out()
         if self.sums.word_rows.taken:  # the last fit may have heard them
             self.unsolved = True
-            self._fit_rows = 0
+            self._fit.doubt()
 
     def leave_out(self) -> None:
         """Let nothing serve that learned held-out rows: they are others now."""
@@ -242,29 +235,6 @@ class Solutions:
         self._blocks = self._blocks.with_refit(refit)
         self.solved = self._blocks.serving(self.judged)
         return True
-
-    def _fit_is_due(self, change: float) -> bool:
-        """Whether words are to be fitted, or, of rows that are not kept any more, their fit goes.
-
-        Args:
-            change: of the rows that were fitted, at which it is.
-        """
-        kept = self.sums.word_rows
-        if self.chooser.several or not len(kept):
-            return len(self._fitted.floors) > 0
-        counts = self.sums.counts.numpy()
-        if not len(self._fitted.floors) and kept.rows < FIT_ROWS * np.count_nonzero(counts):
-            return False
-        before = np.zeros(len(counts))
-        before[: len(self._fit_counts)] = self._fit_counts
-        grown = (counts >= FIT_LABEL_ROWS) & (counts >= FIT_LABEL_GROWTH * before)
-        return bool(grown.any()) or kept.changed >= max(change * self._fit_rows, 1)
-
-    def _fit(self) -> None:
-        kept, counts = self.sums.word_rows, self.sums.counts
-        self._fitted = kept.fit(len(counts))
-        self._fit_rows, self._fit_counts = kept.rows, counts.numpy().astype(np.int64)
-        kept.changed = kept.taken = 0
 
     def _lead_is_due(self) -> bool:
         grown = self.sums.rows >= LEAD_GROWTH * max(self._blocks.lead.rows, 1)
@@ -336,7 +306,7 @@ class Solutions:
             centre=centre.float().numpy(),
             trained=self._trained,
             words=self._words,
-            fitted=self._fitted,
+            fitted=self._fit.columns,
         )
 
     def _mean_weights(self, counts: Tensor) -> Floats:
@@ -360,12 +330,7 @@ class Solutions:
             "block_rows": block_rows,
             "solved": self.judged.meta(),
             "unsolved": self.unsolved,
-            "fit": {
-                "rows": self._fit_rows,
-                "counts": self._fit_counts.tolist(),
-                "changed": self.sums.word_rows.changed,
-                "taken": self.sums.word_rows.taken,
-            },
+            "fit": self._fit.meta(self.sums.word_rows),
         }
 
     def restore(
@@ -384,10 +349,7 @@ class Solutions:
             projection=sums.projection,
         )
         self._calibration, self._trained = self.judged.calibration, self.judged.trained
-        self._words, self._fitted = self.judged.words, self.judged.fitted
-        fit = meta.get("fit", {"rows": 0, "counts": [], "changed": 0, "taken": 0})
-        self._fit_rows = int(fit["rows"])
-        self._fit_counts = np.array(fit["counts"], dtype=np.int64)
-        sums.word_rows.changed, sums.word_rows.taken = int(fit["changed"]), int(fit["taken"])
+        self._words = self.judged.words
+        self._fit.restore(self.judged.fitted, meta.get("fit", {}), sums.word_rows)
         self.solved = self._blocks.serving(self.judged)
         self.unsolved = bool(meta["unsolved"])

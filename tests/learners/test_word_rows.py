@@ -11,7 +11,7 @@ from learners.heads import word_rows
 from learners.heads.additive import AdditiveHead
 from learners.heads.base import Floats
 from learners.heads.served import load_served_head
-from learners.heads.solutions import FIT_ROWS
+from learners.heads.word_fit import FIRST_ROWS
 from learners.heads.word_rows import FEW_LABELS, SHRINKAGE, WordRows
 from learners.heads.words import LEAST_ROWS, WordSums
 from learners.words import BUCKETS, hashed_words, joined, word_slots
@@ -248,7 +248,7 @@ def test_of_few_rows_nothing_is_fitted() -> None:
     head = AdditiveHead(features=FEATURES, solver="class-balanced", width=40)
     for label in range(2):
         head.row_of(f"label {label}")
-    x, labels = blind(2 * FIT_ROWS, seed=1)
+    x, labels = blind(2 * FIRST_ROWS, seed=1)
     head.add(x[1:], labels[1:])
     head.probe(*blind(200, seed=2))
     head.solve()
