@@ -17,7 +17,7 @@ from learners.heads.base import Meta
 from learners.heads.word_rows import WordRows
 from learners.heads.words import WordColumns
 
-FIRST_ROWS = 200  # for each label, before words are fitted: of fewer, counts say more
+FIRST_ROWS = 50  # for each label, before words are fitted: fewer say little
 CHANGE = 0.5  # of the rows whose words were fitted, until they are fitted again
 IDLE_CHANGE = 0.1
 LABEL_GROWTH = 2.0  # or of a label's rows, from the next on
