@@ -175,7 +175,7 @@ class Solutions:
     def erase(self) -> None:
         """Let nothing serve that learned rows which are erased, once it is solved anew."""
         self.leave_out()
-        if self.sums.word_rows.taken:  # the last fit may have heard them
+        if self.sums.word_rows.taken and len(self._fit.columns.floors):  # it may have heard them
             self.unsolved = True
             self._fit.doubt()
 

@@ -91,7 +91,7 @@ class StrategyConfig:
         head: solve of its sums: a method of `learners.heads.solves`, or `auto` to choose.
         head_metric: what the choice is made for.
         name_weight: rows that a label's own name counts as; 0 turns names off.
-        words: whether the two-speed head counts words beside features.
+        words: whether the two-speed head hears words beside features.
         consolidate_every: examples between two consolidation points; a label that changes its
             meaning brings one sooner, and so does drift that is found outside.
         strength: factor of a strategy's own protection: penalty, distillation; 1 is its default.

@@ -65,25 +65,6 @@ def test_any_order_keeps_the_same_rows_and_taking_back_leaves_none(
     assert not len(more)
 
 
-@settings(deadline=None)
-@given(token_ids=texts, split=st.integers(0, 12))
-def test_merged_rows_are_those_of_one_learner_and_can_be_parted_again(
-    token_ids: list[list[int]], split: int
-) -> None:
-    words = slots(token_ids)
-    rows = [(n % LABELS,) for n in range(len(words))]
-    central, left, right, before = (WordRows() for _ in range(4))
-    central.add(words, rows)
-    left.add(words[:split], rows[:split])
-    before.add(words[:split], rows[:split])
-    mirrored = np.arange(LABELS)[::-1].copy()  # the other learner met the labels the other way
-    right.add(words[split:], [(int(mirrored[row]),) for (row,) in rows[split:]])
-    left.merge(right, mirrored)
-    assert same(left, central)
-    left.merge(right, mirrored, sign=-1)
-    assert same(left, before)
-
-
 def test_of_too_many_rows_any_order_and_any_parts_keep_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -174,15 +155,6 @@ def test_labels_without_rows_close_no_merge() -> None:
     assert len(rows) == 1
     rows.merge(rows, np.array([0]), sign=-1)
     assert not len(rows)
-
-
-def test_a_renewed_label_has_its_newest_rows_alone() -> None:
-    words = slots([[1, 2], [3, 4], [5, 6], [7]])
-    renewed, expected = WordRows(), WordRows()
-    renewed.add(words, [(0,), (0,), (0,), (1,)])
-    renewed.renew(0, words[2:3])
-    expected.add(words[2:], [(0,), (1,)])
-    assert same(renewed, expected)
 
 
 def test_a_state_from_before_rows_were_kept_has_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from learners.heads.base import Floats
 from learners.heads.choice import HeadOptions
 from learners.heads.probes import fit_words, fit_words_of_several
 from learners.heads.served import load_served_head
+from learners.heads.word_rows import WordRows
 from learners.heads.words import (
     HALF_OWN_ROWS,
     LEAST_ROWS,
@@ -35,6 +37,8 @@ __all__ = ["frozen_encoder"]
 
 FEATURES, LABELS = 6, 3
 
+Counted = TypeVar("Counted", WordSums, WordRows)
+
 texts = st.lists(st.lists(st.integers(0, 40), max_size=12), min_size=1, max_size=12)
 
 
@@ -42,7 +46,7 @@ def slots(token_ids: list[list[int]]) -> np.ndarray:
     return word_slots(hashed_words(token_ids), width=0)
 
 
-def same(one: WordSums, other: WordSums) -> bool:
+def same(one: Counted, other: Counted) -> bool:
     mine, theirs = one.state(), other.state()
     return all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
@@ -98,14 +102,15 @@ def test_any_order_gives_the_same_counts_and_taking_back_leaves_nothing(
     assert not len(more.state()["word_counts"])
 
 
+@pytest.mark.parametrize("kind", [WordSums, WordRows])
 @settings(deadline=None)
 @given(token_ids=texts, split=st.integers(0, 12))
-def test_merged_counts_are_those_of_one_learner_and_can_be_parted_again(
-    token_ids: list[list[int]], split: int
+def test_merged_words_are_those_of_one_learner_and_can_be_parted_again(
+    kind: type[Counted], token_ids: list[list[int]], split: int
 ) -> None:
     words = slots(token_ids)
     rows = [(n % LABELS,) for n in range(len(words))]
-    central, left, right, before = (WordSums() for _ in range(4))
+    central, left, right, before = (kind() for _ in range(4))
     central.add(words, rows)
     left.add(words[:split], rows[:split])
     before.add(words[:split], rows[:split])
@@ -117,9 +122,12 @@ def test_merged_counts_are_those_of_one_learner_and_can_be_parted_again(
     assert same(left, before)
 
 
-def test_a_renewed_label_has_the_words_of_its_newest_rows_alone() -> None:
+@pytest.mark.parametrize("kind", [WordSums, WordRows])
+def test_a_renewed_label_has_the_words_of_its_newest_rows_alone(
+    kind: type[Counted],
+) -> None:
     words = slots([[1, 2], [3, 4], [5, 6], [7]])
-    renewed, expected = WordSums(), WordSums()
+    renewed, expected = kind(), kind()
     renewed.add(words, [(0,), (0,), (0,), (1,)])
     renewed.renew(0, words[2:3])
     expected.add(words[2:], [(0,), (1,)])
